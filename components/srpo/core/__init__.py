@@ -1,0 +1,1 @@
+"""What stages share: the objective, models, rewards, contracts, storage and execution."""

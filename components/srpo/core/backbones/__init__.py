@@ -1,0 +1,1 @@
+"""Diffusion models behind one small adapter: load, roll out, velocity, decode."""

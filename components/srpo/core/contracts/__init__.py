@@ -1,0 +1,1 @@
+"""What crosses a stage boundary: schemas, manifests, configuration and the error for bad input."""

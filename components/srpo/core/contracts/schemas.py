@@ -1,0 +1,103 @@
+"""The tables that cross a stage boundary, as Arrow schemas; each carries its name and version in its metadata.
+
+Identifiers are stable: ``prompt_id`` is the first 16 hex digits of the SHA-256 of the prompt's text unless the source
+brought an id of its own.
+"""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from srpo.core.contracts.errors import InputError
+
+
+def _schema(name: str, version: int, fields: list[pa.Field]) -> pa.Schema:
+    return pa.schema(fields, metadata={"srpo.schema": name, "srpo.schema_version": str(version)})
+
+
+def _text(name: str) -> pa.Field:
+    return pa.field(name, pa.string(), nullable=False)
+
+
+PROMPTS = _schema(
+    "prompts",
+    1,
+    [
+        _text("prompt_id"),
+        _text("prompt"),
+        _text("category"),  # anime, concept-art, paintings, photo, the source's own, or "" when unknown
+        _text("split"),  # train, held_out or rating
+        _text("source"),  # file name and line (or row) that the prompt came from
+    ],
+)
+
+# What the text encoders of the base model gave; tensors are raw little-endian bytes of the dtype and shape that the
+# file's metadata names (``srpo.dtype``, ``srpo.prompt_embeds_shape``, ``srpo.pooled_shape``, ``srpo.encoder``).
+EMBEDDINGS = _schema(
+    "embeddings",
+    1,
+    [
+        _text("prompt_id"),
+        pa.field("prompt_embeds", pa.binary(), nullable=False),
+        pa.field("pooled", pa.binary(), nullable=False),
+    ],
+)
+
+# Unit-norm text features of "<word>. <prompt>" for each reward; the word "" is the plain prompt.
+TEXT_FEATURES = _schema(
+    "text_features",
+    1,
+    [
+        _text("reward"),  # role in the run: "reward" or "held_out"
+        _text("prompt_id"),
+        _text("word"),
+        pa.field("feature", pa.list_(pa.float32()), nullable=False),
+    ],
+)
+
+# One row an image. ``scores`` holds every measured number by name (reward.score, reward.srp, held_out.score,
+# p_realistic, content, saturation, ...); ``features`` the judge's feature vector, where the model has a judge.
+SAMPLES = _schema(
+    "samples",
+    1,
+    [
+        _text("prompt_id"),
+        _text("prompt"),
+        _text("category"),
+        _text("split"),
+        _text("model"),  # "base" or "tuned"
+        pa.field("noise_index", pa.int32(), nullable=False),
+        _text("image"),  # path of the PNG, relative to the folder of the table
+        pa.field("scores", pa.map_(pa.string(), pa.float64()), nullable=False),
+        pa.field("features", pa.list_(pa.float32())),
+    ],
+)
+
+
+def write_table(path: Path, table: pa.Table, schema: pa.Schema, extra: dict[str, str] | None = None) -> None:
+    """Write ``table`` as Parquet under ``schema``; ``extra`` is added to the file's metadata.
+
+    The same table gives the same bytes.
+    """
+    metadata = {**(schema.metadata or {}), **{key.encode(): value.encode() for key, value in (extra or {}).items()}}
+    pq.write_table(table.cast(schema).replace_schema_metadata(metadata), path, compression="zstd")
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read a Parquet file that must carry ``schema``.
+
+    Raises:
+        InputError: the file is missing, cut, or carries another schema or version.
+    """
+    name = (schema.metadata or {})[b"srpo.schema"].decode()
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path} cannot be read as a table of {name}: {error}") from None
+    found = table.schema.metadata or {}
+    for key in (b"srpo.schema", b"srpo.schema_version"):
+        expected = (schema.metadata or {})[key]
+        if found.get(key) != expected:
+            raise InputError(f"{path} has {key.decode()} {found.get(key)!r}: it must be {expected!r}")
+    return table

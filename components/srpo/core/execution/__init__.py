@@ -1,0 +1,1 @@
+"""How a stage runs: content keys, reuse, records of failures, progress."""

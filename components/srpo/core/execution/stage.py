@@ -1,0 +1,173 @@
+"""Run one stage: find a finished result by its content key, or make it; a result appears whole or not at all.
+
+The key is the hash of the stage's configuration, its code, the keys of its inputs and whatever outside of them its
+``fingerprint`` names (a prompt file's bytes, say). So an edited prompt or an edited line of code runs exactly that stage
+and what depends on it, on a laptop and on a cluster alike. Results live in ``<workspace>/stages/<stage>/<key>/``.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from srpo.core.contracts.config import from_mapping
+from srpo.core.contracts.errors import InputError
+from srpo.core.execution.code import code_digest, versions
+from srpo.core.execution.progress import Progress
+from srpo.core.storage.files import appearing, digest_of, link_tree, list_files, write_json
+
+MANIFEST = "manifest.json"
+RECORD_VARIABLE = "SRPO_RUN_RECORD"  # a file that `srpo run` reads: one JSON line for each stage that ended
+FILE_NAMES = {"report": "report.html", "metrics": "metrics.json"}  # outputs that are one file; the others are folders
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a stage may use besides its inputs and outputs."""
+
+    workspace: Path  # shared by all stages and retries of a run; a folder or a mounted volume
+    state: Path  # this result's own folder, kept between retries and afterwards (checkpoints, big weights)
+    progress: Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stage as data: its name, its configuration, the files that go in and out, and the function that does it.
+
+    ``inputs`` and ``outputs`` are dataclasses whose fields are paths (a tuple of paths for a fan-in).
+    """
+
+    name: str
+    config: type[Any]
+    inputs: type[Any]
+    outputs: type[Any]
+    run: Callable[[Any, Any, Any, Context], None]
+    fingerprint: Callable[[Any], Any] | None = None
+
+    def names(self, which: type[Any]) -> list[str]:
+        """Names of the inputs or outputs, in order."""
+        return [field.name for field in dataclasses.fields(which)]
+
+
+def execute(
+    stage: Stage,
+    config: Mapping[str, Any],
+    workspace: Path,
+    inputs: Mapping[str, Path | Sequence[Path]],
+    outputs: Mapping[str, Path],
+) -> Path:
+    """Make the result of ``stage`` (or find it) and place each output at the path that ``outputs`` names.
+
+    Returns the folder of the result in the workspace. A process that should end with exit code 2 on bad input calls
+    :func:`execute_or_exit` instead.
+
+    Raises:
+        InputError: a setting, an input artifact or a source cannot be used.
+    """
+    started = time.time()
+    settings = from_mapping(stage.config, config, stage.name)
+    keys = {name: _input_key(name, inputs[name]) for name in stage.names(stage.inputs)}
+    identity = {
+        "stage": stage.name,
+        "config": dataclasses.asdict(settings),
+        "code": code_digest(stage.name),
+        "inputs": keys,
+        "sources": stage.fingerprint(settings) if stage.fingerprint else None,
+    }
+    key = digest_of(identity)
+    workspace = Path(workspace)
+    result = workspace / "stages" / stage.name / key
+    reused = (result / MANIFEST).is_file()
+    if not reused:
+        context = Context(workspace, workspace / "state" / stage.name / key, Progress(stage.name))
+        with appearing(result) as partial:
+            made = {name: partial / FILE_NAMES.get(name, name) for name in stage.names(stage.outputs)}
+            for name, path in made.items():
+                (path.parent if name in FILE_NAMES else path).mkdir(parents=True, exist_ok=True)
+            given = {name: _as_path(inputs[name]) for name in stage.names(stage.inputs)}
+            stage.run(settings, stage.inputs(**given), stage.outputs(**made), context)
+            for name, path in made.items():
+                if not path.exists():
+                    raise RuntimeError(f"stage {stage.name} did not write its output {name!r}")
+                if path.is_dir():
+                    files = list_files(path)
+                    write_json(path / MANIFEST, {"schema": "srpo.artifact/1", "artifact": name, "key": key} | identity
+                               | {"files": files, "versions": versions()})
+            write_json(partial / MANIFEST, {"schema": "srpo.result/1", "key": key} | identity)
+    for name, target in outputs.items():
+        target = Path(target)
+        if target.is_dir():
+            shutil.rmtree(target)
+        target.unlink(missing_ok=True)
+        link_tree(result / FILE_NAMES.get(name, name), target)
+    _record(stage.name, key=key, reused=reused, seconds=round(time.time() - started, 2), result=str(result))
+    return result
+
+
+def execute_or_exit(
+    stage: Stage,
+    config: Mapping[str, Any],
+    workspace: str | Path,
+    inputs: Mapping[str, Path | Sequence[Path]],
+    outputs: Mapping[str, Path],
+) -> None:
+    """:func:`execute` as the body of a container: one clear last line on failure; exit code 2 for bad input, else 1."""
+    try:
+        execute(stage, config, Path(workspace), inputs, outputs)
+    except InputError as error:
+        _fail(stage.name, str(error), code=2)
+    except KeyboardInterrupt:
+        _fail(stage.name, "interrupted", code=130)
+    except Exception as error:
+        traceback.print_exc()
+        _fail(stage.name, f"{type(error).__name__}: {error}", code=1)
+
+
+def read_manifest(artifact: Path) -> dict[str, Any]:
+    """The manifest of an artifact folder.
+
+    Raises:
+        InputError: the folder is missing, or no stage of this project finished it.
+    """
+    try:
+        manifest = json.loads((artifact / MANIFEST).read_text(encoding="utf-8"))
+        if manifest.get("schema") == "srpo.artifact/1":
+            return dict(manifest)
+    except (OSError, ValueError, AttributeError):
+        pass
+    raise InputError(f"{artifact} is not a finished artifact: it must be a folder with a {MANIFEST} that a stage wrote")
+
+
+def _input_key(name: str, value: Path | Sequence[Path]) -> str | list[str]:
+    if isinstance(value, (str, Path)):
+        manifest = read_manifest(Path(value))
+        for file in manifest["files"]:
+            path = Path(value) / file["path"]
+            if not path.is_file() or path.stat().st_size != file["size"]:
+                raise InputError(f"input {name}: {path} is missing or cut; {file['size']} bytes were written")
+        return str(manifest["key"])
+    return [str(_input_key(name, path)) for path in value]
+
+
+def _as_path(value: Path | Sequence[Path]) -> Path | tuple[Path, ...]:
+    return Path(value) if isinstance(value, (str, Path)) else tuple(Path(path) for path in value)
+
+
+def _fail(stage: str, message: str, code: int) -> None:
+    _record(stage, error=message, code=code)
+    print(f"srpo: {stage}: {message}", flush=True)
+    raise SystemExit(code)
+
+
+def _record(stage: str, **fields: Any) -> None:
+    if path := os.environ.get(RECORD_VARIABLE):
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"stage": stage, **fields}) + "\n")
+        except OSError as error:  # the record is for the terminal only; a full disk must not hide the real error
+            print(f"srpo: {stage}: cannot write the run record: {error}", flush=True)

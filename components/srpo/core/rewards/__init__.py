@@ -1,0 +1,1 @@
+"""Differentiable scorers behind one small adapter: image features, text features, score."""

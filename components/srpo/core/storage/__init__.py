@@ -1,0 +1,1 @@
+"""Files: hashes, atomic writes, copies that appear whole."""

@@ -1,0 +1,88 @@
+"""Local files: SHA-256, writes that appear whole or not at all, directories published by one rename."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+BLOCK = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in blocks (constant memory)."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def list_files(folder: Path) -> list[dict[str, Any]]:
+    """``{"path", "size", "sha256"}`` of every file below ``folder``, by relative POSIX path, sorted."""
+    return [
+        {"path": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+
+
+def digest_of(value: Any) -> str:
+    """Hex SHA-256 of ``value`` as canonical JSON (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, whole or not at all."""
+    with appearing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` for a file or folder; renamed to ``path`` on success, removed on failure.
+
+    When a folder of that name has appeared meanwhile (another process made the same thing), that one is kept.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield partial
+        try:
+            os.replace(partial, path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def link_tree(source: Path, destination: Path) -> None:
+    """Make ``destination`` hold the files of ``source``: hard links where the file system allows, else copies.
+
+    Only for files that nobody writes again (published results); ``destination`` must not exist.
+    """
+
+    def link(origin: str, target: str) -> None:
+        try:
+            os.link(origin, target)
+        except OSError:
+            shutil.copy2(origin, target)
+
+    if source.is_dir():
+        shutil.copytree(source, destination, copy_function=link)
+    else:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        link(str(source), str(destination))
