@@ -1,0 +1,1 @@
+"""Compute the rewards' text features once, before training."""

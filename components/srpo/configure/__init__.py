@@ -1,0 +1,1 @@
+"""Turn a run's parameters into the checked configuration of every stage."""

@@ -1,0 +1,106 @@
+"""The parameters of a run: what a user changes from run to run, and the form in the Kubeflow UI.
+
+Everything else is a setting of one stage and goes into ``overrides``, by stage and name: ``{"train": {"margin": 0.5}}``.
+The defaults are the embedded run (`demo`); published settings are recipes (``srpo_pipelines/recipes``).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from srpo.cache_rewards.config import Config as CacheRewards
+from srpo.core.contracts.config import from_mapping, nearest
+from srpo.core.contracts.errors import InputError, require
+from srpo.encode_prompts.config import Config as EncodePrompts
+from srpo.evaluate.config import Config as Evaluate
+from srpo.export.config import Config as Export
+from srpo.fetch_base.config import Config as FetchBase
+from srpo.prepare_prompts.config import Config as PreparePrompts
+from srpo.sample.config import Config as Sample
+from srpo.train.config import Config as Train
+
+STAGES: dict[str, type[Any]] = {
+    "prepare_prompts": PreparePrompts,
+    "fetch_base": FetchBase,
+    "cache_rewards": CacheRewards,
+    "encode_prompts": EncodePrompts,
+    "train": Train,
+    "sample": Sample,
+    "evaluate": Evaluate,
+    "export": Export,
+}
+
+
+def described(default: Any, description: str) -> Any:
+    """A field with a default and the description that the UI and ``--help`` show."""
+    if isinstance(default, (dict, list)):
+        return dataclasses.field(default_factory=lambda: default.copy(), metadata={"description": description})
+    return dataclasses.field(default=default, metadata={"description": description})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """The parameters of the `align` pipeline, in the order of the form."""
+
+    model: str = described("tiny", "Base model: a catalogue name or the folder of a diffusers pipeline")
+    reward: str = described("tiny-clip", "Reward to train on: a catalogue name or the folder of a CLIP-like model")
+    held_out_reward: str = described("tiny-siglip", "Reward that only judges: never trained on")
+    prompts: str = described("tiny", "Prompt files, separated by commas, or `tiny` for the embedded set")
+    steps: int = described(30, "Optimiser steps; the effect peaks early and collapses later")
+    batch_size: int = described(8, "Prompts a step, over all GPUs")
+    learning_rate: float = described(3e-5, "Learning rate of AdamW")
+    resolution: int = described(32, "Height and width of images in pixels, in training and in sampling")
+    seed: int = described(0, "Seed of everything random in the run")
+    gpus: int = described(0, "GPUs of the training pod; 0 trains on CPU")
+    sample_shards: int = described(2, "Pods that sample in parallel, one GPU each")
+    destination: str = described("/workspace/artifacts", "Folder that releases are published in")
+    workspace: str = described("/workspace", "Folder on the shared volume for results and checkpoints")
+    node_selector: dict[str, Any] = described({}, "Node selector of the GPU stages (Kubernetes JSON)")
+    tolerations: list[Any] = described([], "Tolerations of the GPU stages (Kubernetes JSON)")
+    overrides: dict[str, Any] = described({}, "Any other setting, by stage and name (JSON)")
+
+    def __post_init__(self) -> None:
+        require(self.gpus >= 0, "gpus", self.gpus, "a whole number of at least 0")
+        require(self.sample_shards >= 1, "sample_shards", self.sample_shards, "a whole number of at least 1")
+        unknown = sorted(set(self.overrides) - set(STAGES))
+        if unknown:
+            raise InputError(f"overrides name no stage {unknown[0]!r}{nearest(unknown[0], STAGES)}")
+
+
+def stage_configs(parameters: Parameters) -> dict[str, dict[str, Any]]:
+    """The whole configuration of every stage, checked: ``{stage: {setting: value}}``.
+
+    Raises:
+        InputError: a parameter or an override that some stage cannot take.
+    """
+    drawn = {"train_prompts": parameters.steps * parameters.batch_size, "seed": parameters.seed}
+    device = "cuda" if parameters.gpus else "auto"
+    shape = {"resolution": parameters.resolution, "seed": parameters.seed, "device": device}
+    given: dict[str, dict[str, Any]] = {
+        "prepare_prompts": {"sources": [source.strip() for source in parameters.prompts.split(",")]},
+        "fetch_base": {
+            "model": parameters.model,
+            "reward": parameters.reward,
+            "held_out_reward": parameters.held_out_reward,
+        },
+        "cache_rewards": drawn,
+        "encode_prompts": drawn,
+        "train": shape
+        | {
+            "steps": parameters.steps,
+            "batch_size": parameters.batch_size,
+            "learning_rate": parameters.learning_rate,
+            **({"processes": parameters.gpus} if parameters.gpus else {}),
+        },
+        "sample": shape,
+        "evaluate": {"seed": parameters.seed},
+        "export": {"destination": parameters.destination},
+    }
+    configs = {}
+    for stage, config in STAGES.items():
+        override = parameters.overrides.get(stage, {})
+        if not isinstance(override, Mapping):
+            raise InputError(f"overrides.{stage} is {override!r}: it must be a mapping of settings")
+        configs[stage] = dataclasses.asdict(from_mapping(config, given[stage] | dict(override), stage))
+    configs["sample"]["shards"] = parameters.sample_shards
+    return configs

@@ -1,0 +1,1 @@
+"""Encode prompts with the base model's text encoders, once."""

@@ -1,0 +1,1 @@
+"""Align the model: Direct-Align / SRPO training."""

@@ -1,0 +1,97 @@
+"""Every default of the `train` stage: the published settings of FLUX.1-dev with HPSv2.1 (paper, section 4)."""
+
+import dataclasses
+from typing import Literal
+
+from srpo.core.contracts.errors import require
+
+COUNT = "a whole number of at least 1"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """One training run. Sigmas are in [0, 1], 1 = pure noise; a step is one optimiser step of ``batch_size`` prompts."""
+
+    seed: int = 0
+    steps: int = 20
+    batch_size: int = 32  # prompts a step, over all processes
+
+    # The optimiser: AdamW, constant rate, full parameters.
+    learning_rate: float = 5e-6
+    weight_decay: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip_norm: float = 0.1
+
+    # The rollout from known noise to a clean latent, without gradient.
+    resolution: int = 720
+    rollout_steps: int = 25
+    rollout_guidance: float = 1.0
+    shift: float = 3.0
+    shared_noise: bool = True  # one noise a step for the whole batch (as published), or one a sample
+
+    # Direct-Align: one model step between two sigmas of a grid, recovered by the known noise.
+    guidance: float = 3.5
+    sigma_high: float = 27 / 28  # step 5 of a 50-step schedule with shift 3
+    sigma_low: float = 0.75  # step 25 of it
+    sigma_bins: int = 1000
+    interval_bins: int = 100
+    injections: int = 1  # gradient passes a rollout (eq. 6)
+    matched_destination: bool = False
+
+    # The relative reward: discounts are (at sigma_low, at sigma_high), linear between.
+    reward_form: Literal["stable", "srp", "sgp", "cfg", "plain"] = "stable"
+    branches: Literal["both", "denoise", "inversion"] = "both"
+    k_denoise: tuple[float, ...] = (0.10, 0.25)
+    k_inversion: tuple[float, ...] = (0.30, 0.01)
+    margin: float = 0.7
+
+    # How it runs.
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    processes: int = 1  # ranks on this machine: the GPUs of a pod, or processes on a CPU
+    micro_batch_size: int = 4  # samples a forward
+    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    gradient_checkpointing: bool = True
+    checkpoint_every: int = 5
+
+    # The guard: every so many steps, fixed prompts and noise are judged by the held-out reward.
+    guard_every: int = 5
+    guard_prompts: int = 8
+    guard_noises: int = 2
+    guard_steps: int = 25
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "rollout_steps", "resolution", "injections", "processes", "micro_batch_size"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), COUNT)
+        for name in ("checkpoint_every", "guard_every", "guard_prompts", "guard_noises", "guard_steps"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), COUNT)
+        require(self.steps >= 1, "steps", self.steps, COUNT)
+        for name in ("learning_rate", "weight_decay", "margin", "guidance", "rollout_guidance"):
+            require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "a number of at least 0")
+        for name in ("clip_norm", "shift"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
+        for name in ("beta1", "beta2"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number in [0, 1)")
+        require(0 < self.sigma_low < 1, "sigma_low", self.sigma_low, "in (0, 1)")
+        require(
+            self.sigma_low < self.sigma_high <= 0.999,
+            "sigma_high",
+            self.sigma_high,
+            "above sigma_low and at most 0.999: recovery divides by 1 - sigma",
+        )
+        require(self.sigma_bins >= 2, "sigma_bins", self.sigma_bins, "a whole number of at least 2")
+        require(
+            1 <= self.interval_bins < self.sigma_bins,
+            "interval_bins",
+            self.interval_bins,
+            f"between 1 and sigma_bins - 1 = {self.sigma_bins - 1}",
+        )
+        for name in ("k_denoise", "k_inversion"):
+            value = getattr(self, name)
+            require(len(value) == 2, name, list(value), "two numbers: at sigma_low and at sigma_high")
+        require(
+            self.batch_size % self.processes == 0,
+            "batch_size",
+            self.batch_size,
+            f"a multiple of the {self.processes} processes",
+        )
