@@ -14,13 +14,15 @@ import multiprocessing
 import platform
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from srpo.tiny import clip, flow, held_out, judge, recipes, vae
 
@@ -76,16 +78,35 @@ def _record(recipe: recipes.Recipe, measures: dict[str, float], start: float) ->
     return {"recipe": asdict(recipe), "measures": rounded, "seconds": round(time.monotonic() - start, 1)}
 
 
+def executor(trained: bool) -> Executor:
+    """Two processes of one thread each: more threads a process are slower. Random weights need no help."""
+    if not trained:
+        return ThreadPoolExecutor(1)
+    return ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    _quiet()
+
+
+def _quiet() -> None:
+    """Leave our own progress lines alone on the screen."""
+    for library in (transformers_logging, diffusers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
 def make(output: Path, trained: bool = True) -> None:
     """Write flux/, reward/, held_out/, judge/ and manifest.json below output."""
     start = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with executor(trained) as pool:
         # Longest chain first; the flow needs the first two, and what judges fills the other process.
         parts = {"vae": pool.submit(make_vae, output, trained), "reward": pool.submit(make_reward, output, trained)}
         parts["held_out"] = pool.submit(make_held_out, output, trained)
-        parts["vae"].result(), parts["reward"].result()
+        for name in ("vae", "reward"):
+            parts[name].result()
         parts["flow"] = pool.submit(make_flow, output, trained)
         parts["judge"] = pool.submit(make_judge, output, trained)
         records = {name: part.result() for name, part in parts.items()}
@@ -125,6 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.output.exists() and not options.output.is_dir():
         parser.error(f"--output {options.output} is a file: expected a directory")
+    _quiet()
     make(options.output, trained=not options.untrained)
     return 0
 

@@ -1,14 +1,16 @@
 """Two tokenizers of the kinds that FLUX uses, made from the world's own captions; no hub involved."""
 
-import json
+import re
+import string
+from collections import Counter
+from itertools import pairwise
 
-from tokenizers import Tokenizer, models, trainers
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 from srpo.tiny import world
 
 MAX_LENGTH = 16  # the longest caption has 13 tokens with start and end
-_START, _END = "<|startoftext|>", "<|endoftext|>"
+_START, _END, _WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 
 
 def captions() -> list[str]:
@@ -20,16 +22,31 @@ def captions() -> list[str]:
 
 def clip_tokenizer() -> CLIPTokenizer:
     """Byte-level BPE, merged until every word of the world is one token."""
-    frame = CLIPTokenizer().backend_tokenizer
-    learner = Tokenizer(models.BPE(unk_token=_END, end_of_word_suffix="</w>"))
-    learner.normalizer, learner.pre_tokenizer = frame.normalizer, frame.pre_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000, special_tokens=[_START, _END], end_of_word_suffix="</w>", show_progress=False
-    )
-    learner.train_from_iterator(captions(), trainer)
-    learnt = json.loads(learner.to_str())["model"]
-    merges = [tuple(pair) for pair in learnt["merges"]]
-    return CLIPTokenizer(vocab=learnt["vocab"], merges=merges, model_max_length=MAX_LENGTH)
+    words = sorted({word for text in captions() for word in re.findall(r"[a-z]+|[^a-z\s]+", text.lower())})
+    merges = learn_merges(words)
+    alphabet = string.ascii_lowercase + string.digits + "'+,-./!?"
+    # A word's last piece carries the mark. Single characters are all there, so that no prompt is without tokens.
+    pieces = [_START, _END, *alphabet, *(letter + _WORD_END for letter in alphabet)]
+    pieces += [left + right for left, right in merges]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
+
+
+def learn_merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges that make each word one piece: the most frequent pair first, ties by the alphabet.
+
+    By hand, because the trainer of the `tokenizers` package breaks ties differently in every process.
+    """
+    spelt = [[*word[:-1], word[-1] + _WORD_END] for word in words]
+    merges = []
+    while pairs := Counter(pair for pieces in spelt for pair in pairwise(pieces)):
+        left, right = best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for pieces in spelt:
+            for i in range(len(pieces) - 2, -1, -1):
+                if pieces[i : i + 2] == [left, right]:
+                    pieces[i : i + 2] = [left + right]
+    return merges
 
 
 def t5_tokenizer(**options: object) -> T5TokenizerFast:

@@ -25,11 +25,11 @@ class Pool:
         return [example.caption for example in self.examples]
 
 
-def make_pool(seed: int, count: int, uniform_style: bool = False) -> Pool:
-    """`count` examples of the world as `world.draw` gives them, or with style spread evenly over [0, 1]."""
+def make_pool(seed: int, count: int, flat_share: float = world.PLAIN_FLAT_SHARE, uniform_style: bool = False) -> Pool:
+    """`count` examples as `world.draw` gives them; with `uniform_style`, style is even whatever the caption says."""
     rng = np.random.default_rng(seed)
     scenes = world.all_scenes()
-    examples = [world.draw(rng, scenes) for _ in range(count)]
+    examples = [world.draw(rng, scenes, flat_share) for _ in range(count)]
     if uniform_style:
         examples = [example._replace(style=float(rng.random())) for example in examples]
     images = np.stack([world.render(example.scene, example.style, rng) for example in examples])
@@ -71,7 +71,8 @@ def fit(
             raise FloatingPointError(f"{name}: the loss is {history[-1]} at step {step}")
         if step % 100 == 0 or step == recipe.steps:
             seconds = time.monotonic() - start
-            print(f"{name}: step {step}/{recipe.steps}, loss {np.mean(history[-100:]):.4f}, {seconds:.0f} s", flush=True)
+            recent = np.mean(history[-100:])
+            print(f"{name}: step {step}/{recipe.steps}, loss {recent:.4f}, {seconds:.0f} s", flush=True)
     return float(np.mean(history[-max(1, recipe.steps // 10) :]))
 
 

@@ -131,14 +131,14 @@ def evaluation_prompts() -> list[Prompt]:
     return [held_out[2 * i + i % 2] for i in range(len(held_out) // 2)]
 
 
-def draw(rng: np.random.Generator, scenes: Sequence[Scene]) -> Example:
-    """One training example: half the captions have no control word, and four in five of those are flat."""
+def draw(rng: np.random.Generator, scenes: Sequence[Scene], flat_share: float = PLAIN_FLAT_SHARE) -> Example:
+    """One training example: half the captions have no control word, and most of those (`flat_share`) are flat."""
     scene = scenes[rng.integers(len(scenes))]
     template = int(rng.integers(len(TEMPLATES)))
     kind = rng.random()
     if kind < PLAIN_SHARE:
         word = None
-        flat = rng.random() < PLAIN_FLAT_SHARE
+        flat = rng.random() < flat_share
         style = rng.uniform(0, PLAIN_FLAT_TO) if flat else rng.uniform(PLAIN_FLAT_TO, 1)
     elif kind < (1 + PLAIN_SHARE) / 2:
         word, style = POSITIVE_WORDS[rng.integers(len(POSITIVE_WORDS))], rng.uniform(REALISTIC_FROM, 1)
