@@ -1,0 +1,99 @@
+"""The pages of a release: the model card on Hugging Face's form, and a short report of what was published."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from srpo.core.storage.releases import Item
+from srpo.export.contents import Pair, shown
+
+HERE = Path(__file__).parent
+HUB_LICENCES = {"apache-2.0", "mit", "openrail", "openrail++", "bsd-3-clause", "cc-by-4.0", "cc0-1.0"}
+MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&])")
+
+
+def model_card(
+    release: str,
+    licences: dict[str, dict[str, str]],
+    evaluation: dict[str, Any],
+    made: dict[str, dict[str, Any]],
+    pairs: list[Pair],
+    refusal: str,
+) -> str:
+    """README.md: a YAML header, results, gates, images, and how to load the model."""
+    licence = licences["base"]["licence"]
+    known = licence.lower() in HUB_LICENCES
+    header = {
+        "base_model": licences["base"]["name"],
+        "library_name": "diffusers",
+        "license": licence.lower() if known else "other",
+        **({} if known else {"license_name": licence}),
+        "pipeline_tag": "text-to-image",
+        "tags": ["srpo", "direct-align"],
+    }
+    environment = _environment(escape=False)
+    environment.filters["plain"] = plain
+    return environment.from_string((HERE / "card.md.j2").read_text(encoding="utf-8")).render(
+        header=yaml.safe_dump(header, sort_keys=True, allow_unicode=True).strip(),
+        release=release,
+        licences=licences,
+        evaluation=evaluation,
+        rows=results(evaluation),
+        sampling=made.get("sample", {}).get("config", {}),
+        training=made.get("train", {}).get("config", {}),
+        pairs=pairs,
+        refusal=refusal,
+    )
+
+
+def release_report(
+    release: str,
+    uri: str,
+    items: list[Item],
+    evaluation: dict[str, Any],
+    licences: dict[str, dict[str, str]],
+    refusal: str,
+) -> str:
+    """One self-contained HTML page: what was released, its gates, its files."""
+    environment = _environment(escape=True)
+    return environment.from_string((HERE / "report.html.j2").read_text(encoding="utf-8")).render(
+        release=release,
+        uri=uri,
+        items=sorted(items, key=lambda item: item.path),
+        total=sum(item.size for item in items),
+        gates=evaluation["gates"],
+        verdict=evaluation["verdict"],
+        rows=results(evaluation),
+        licences=licences,
+        refusal=refusal,
+    )
+
+
+def results(evaluation: dict[str, Any]) -> list[tuple[str, Any, Any, Any]]:
+    """``(measure, before, after, delta)`` of every measure."""
+    before, after, delta = (evaluation[key] for key in ("before", "after", "delta"))
+    return [(name, before[name], after.get(name), delta.get(name)) for name in before]
+
+
+def plain(value: Any) -> str:
+    """Text that Markdown and HTML show as it is, on one line: prompts and names are not to be trusted."""
+    return MARKDOWN.sub(r"\\\1", " ".join(str(value).split())).replace("\\<", "&lt;")
+
+
+def size(count: int) -> str:
+    """Bytes in a reader's unit."""
+    value, units = float(count), ["B", "KB", "MB", "GB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g} {units[0]}"
+
+
+def _environment(escape: bool) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        autoescape=escape, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"shown": shown, "size": size}
+    return environment

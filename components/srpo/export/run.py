@@ -1,0 +1,121 @@
+"""Publish the tuned model as a release, and make it the candidate when its evaluation passed."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srpo.core.contracts.errors import InputError
+from srpo.core.execution.stage import Context, Stage
+from srpo.core.storage.files import digest_of, write_json, write_text
+from srpo.core.storage.models import read_models, required
+from srpo.core.storage.releases import Item, move_channel, publish
+from srpo.export import provenance
+from srpo.export.card import model_card, release_report
+from srpo.export.config import Config
+from srpo.export.contents import gate_failures, model_items, read_evaluation, read_json, sample_pairs
+
+CHANNEL = "candidate"  # `latest` is moved by a promotion alone, after people have judged
+CHECKPOINT_KEYS = {"weights": str, "files": list, "step": int, "kind": str}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The artifacts of a whole run."""
+
+    models: Path
+    checkpoint: Path
+    evaluation: Path
+    samples: tuple[Path, ...]
+    prompts: Path
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """``release``: a folder with release.json: id, uri, path, candidate and, if not, the reason."""
+
+    release: Path
+    report: Path
+
+
+def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> None:
+    """List what belongs into the release, name it by that, publish it, and move the channel if the gates allow."""
+    destination = usable(config.folder)
+    evaluation = read_evaluation(inputs.evaluation)
+    refusal = gate_failures(evaluation)
+    models = read_models(inputs.models, context.workspace)
+    base = required(models, "base")
+    required(models, "reward")
+    licences = provenance.licences(models)
+    checkpoint = read_json(inputs.checkpoint / "checkpoint.json", CHECKPOINT_KEYS)
+    made = provenance.stages(
+        {
+            "models": inputs.models,
+            "checkpoint": inputs.checkpoint,
+            "evaluation": inputs.evaluation,
+            "prompts": inputs.prompts,
+            **({"samples": inputs.samples[0]} if inputs.samples else {}),
+        }
+    )
+
+    pairs = sample_pairs(inputs.samples, config.sample_prompts)
+    items = model_items(base, checkpoint, context.workspace)
+    items += [image for pair in pairs for image in (pair.before, pair.after)]
+    items += [evaluation_file(inputs.evaluation, name) for name in ("evaluation.json", "report.html")]
+
+    def card(release: str) -> Item:
+        return Item.of_text("README.md", model_card(release, licences, evaluation, made, pairs, refusal))
+
+    # The name comes from the content, so that the same run gives the same release and writes nothing twice.
+    configs = {stage: entry["config"] for stage, entry in made.items()}
+    configs.get("sample", {}).pop("shard", None)  # all shards make one result
+    content = {item.path: item.sha256 for item in [*items, card("")]}
+    release = f"{short_name(base.name)}-srpo-{digest_of({'files': content, 'config': configs})[:12]}"
+    items.append(card(release))
+
+    manifest = {
+        "base_model": {"name": base.name, "digest": base.digest},
+        "candidate": not refusal,
+        "checkpoint": {key: value for key, value in checkpoint.items() if key not in ("weights", "files")},
+        "config": configs,
+        "evaluation": {key: evaluation[key] for key in ("before", "after", "delta", "verdict", "gates", "passed")},
+        "git_commit": provenance.git_commit(),
+        "licences": licences,
+        "prompts": {"key": made["prepare_prompts"]["key"]},
+        "reason": refusal,
+        "seeds": {stage: values["seed"] for stage, values in configs.items() if "seed" in values},
+        "stages": {stage: {name: entry[name] for name in ("key", "code", "versions")} for stage, entry in made.items()},
+    }
+    folder = publish(destination, release, items, manifest, context.progress)
+    if not refusal:
+        move_channel(destination, CHANNEL, release)
+
+    result: dict[str, Any] = {"id": release, "uri": folder.as_uri(), "path": str(folder), "candidate": not refusal}
+    write_json(outputs.release / "release.json", result | {"reason": refusal})
+    write_text(outputs.report, release_report(release, folder.as_uri(), items, evaluation, licences, refusal))
+
+
+def usable(destination: Path) -> Path:
+    """The destination, as a folder that exists; raises InputError where a file or missing rights are in the way."""
+    try:
+        for folder in (destination / "releases", destination / "channels"):
+            folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        accepted = "a folder that can be written, or the name of one to make"
+        raise InputError(f"destination is {str(destination)!r} ({error.strerror}): it must be {accepted}") from None
+    return destination
+
+
+def evaluation_file(folder: Path, name: str) -> Item:
+    """A file of the evaluation, under its own name."""
+    if not (folder / name).is_file():
+        raise InputError(f"{folder / name} is missing: the evaluation must hold it")
+    return Item.of_file(name, folder / name)
+
+
+def short_name(name: str) -> str:
+    """The base model's name as part of a file name: "black-forest-labs/FLUX.1-dev" gives "FLUX.1-dev"."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rstrip("/").rpartition("/")[2]).strip("-._")[:60] or "model"
+
+
+STAGE = Stage(name="export", config=Config, inputs=Inputs, outputs=Outputs, run=run)
