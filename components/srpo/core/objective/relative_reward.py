@@ -1,0 +1,68 @@
+"""SRPO: a reward that is the difference between a positive and a negative control word (paper, section 3.2).
+
+A CLIP-like reward is ``f_img . f_txt``. A control word goes before the prompt, in the reward's text only; the velocity
+model always sees the plain prompt. ``C1`` is the text feature of the prompt with the wanted word, ``C2`` with the other.
+Shapes: features are ``[B, D]`` of unit norm; rewards, discounts and losses ``[B]``.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Form = Literal["stable", "srp", "sgp", "cfg", "plain"]
+
+
+def with_word(word: str, prompt: str) -> str:
+    """The reward's text: ``"<word>. <prompt>"``, or the plain prompt when ``word`` is empty."""
+    return f"{word}. {prompt}" if word else prompt
+
+
+def relative_reward(image: Tensor, wanted: Tensor, other: Tensor, k: Tensor, form: Form = "stable") -> Tensor:
+    """The reward of ``image`` for the wanted against the other word.
+
+    ==========  ===============================  =======================================
+    ``plain``   ``f . C1``                       give the plain prompt as ``wanted``
+    ``sgp``     ``f . C1``                       semantic guided preference
+    ``srp``     ``f . (C1 - C2)``                eq. 8
+    ``cfg``     ``f . ((1 - k) C2 + k C1)``      eq. 10
+    ``stable``  ``f . ((1 + k) C1 - C2)``        as the released trainer, "more stable"
+    ==========  ===============================  =======================================
+
+    Args:
+        image, wanted, other: ``[B, D]``, unit norm.
+        k: discount, ``[B]``.
+
+    Returns:
+        ``[B]``.
+    """
+    towards, away = (image * wanted).sum(-1), (image * other).sum(-1)
+    if form in ("plain", "sgp"):
+        return towards
+    if form == "srp":
+        return towards - away
+    if form == "cfg":
+        return (1 - k) * away + k * towards
+    if form == "stable":
+        return (1 + k) * towards - away
+    raise ValueError(f"form is {form!r}: it must be 'stable', 'srp', 'sgp', 'cfg' or 'plain'")
+
+
+def branch_reward(
+    branch: str, image: Tensor, positive: Tensor, negative: Tensor, k: Tensor, form: Form = "stable"
+) -> Tensor:
+    """The reward that a branch maximises: positive against negative in ``denoise``, the other way in ``inversion``.
+
+    Recovery flips its sign between the branches, so both push the velocity the same way; what the two texts share is
+    weighted by about ``k_denoise - k_inversion``, which is what keeps the reward from being hacked.
+    """
+    if branch == "denoise":
+        return relative_reward(image, positive, negative, k, form)
+    if branch == "inversion":
+        return relative_reward(image, negative, positive, k, form)
+    raise ValueError(f"branch is {branch!r}: it must be 'denoise' or 'inversion'")
+
+
+def hinge(reward: Tensor, margin: float) -> Tensor:
+    """``relu(margin - r)``: the loss of each sample; no gradient once the reward has reached the margin."""
+    return torch.relu(margin - reward)
