@@ -96,8 +96,12 @@ def execute(
                     raise RuntimeError(f"stage {stage.name} did not write its output {name!r}")
                 if path.is_dir():
                     files = list_files(path)
-                    write_json(path / MANIFEST, {"schema": "srpo.artifact/1", "artifact": name, "key": key} | identity
-                               | {"files": files, "versions": versions()})
+                    write_json(
+                        path / MANIFEST,
+                        {"schema": "srpo.artifact/1", "artifact": name, "key": key}
+                        | identity
+                        | {"files": files, "versions": versions()},
+                    )
             write_json(partial / MANIFEST, {"schema": "srpo.result/1", "key": key} | identity)
     for name, target in outputs.items():
         target = Path(target)

@@ -1,0 +1,49 @@
+"""FLUX.1's two text encoders: a prompt becomes T5 states and one pooled CLIP feature."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
+
+from srpo.core.backbones.flux import Conditioning, check_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class FluxTextEncoder:
+    """CLIP-L and T5-XXL (or a model's own smaller ones) with their tokenizers."""
+
+    clip: Any
+    clip_tokenizer: Any
+    t5: Any
+    t5_tokenizer: Any
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "FluxTextEncoder":
+        """Load the encoders of a FLUX pipeline folder; raises :class:`InputError` when it is not one."""
+        check_folder(folder)
+        return cls(
+            CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=dtype).to(device).eval(),
+            AutoTokenizer.from_pretrained(folder / "tokenizer"),
+            T5EncoderModel.from_pretrained(folder / "text_encoder_2", torch_dtype=dtype).to(device).eval(),
+            AutoTokenizer.from_pretrained(folder / "tokenizer_2"),
+        )
+
+    @property
+    def sequence_length(self) -> int:
+        """T5 tokens a prompt is padded or cut to: part of the model (512 for FLUX.1-dev), not of a call."""
+        return int(self.t5_tokenizer.model_max_length)
+
+    @torch.no_grad()
+    def __call__(self, prompts: list[str]) -> Conditioning:
+        """Embeddings of ``prompts`` as FluxPipeline computes them: ``[B, L, D]`` and ``[B, P]``."""
+        pooled = self.clip(self._ids(self.clip_tokenizer, prompts, self.clip_tokenizer.model_max_length)).pooler_output
+        states = self.t5(self._ids(self.t5_tokenizer, prompts, self.sequence_length))[0]
+        return Conditioning(states, pooled)
+
+    def _ids(self, tokenizer: Any, prompts: list[str], length: int) -> torch.Tensor:
+        ids = tokenizer(
+            prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        ).input_ids
+        return ids.to(self.clip.device)

@@ -1,0 +1,91 @@
+"""The models of a run, as `fetch_base` left them in the workspace: where each lies, what it is, what it may be used for.
+
+A folder is kept under the hash of its content (``<workspace>/models/<digest>``); ``models.json`` names it by that path,
+relative to the workspace, so that the artifact means the same in every pod.
+"""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from srpo.core.contracts.errors import InputError
+from srpo.core.storage.files import appearing, digest_of, list_files, write_json
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """One model of a run. ``path`` is absolute when read with :func:`read_models`, relative to the workspace on disk."""
+
+    name: str
+    path: str
+    digest: str  # over the relative path, size and SHA-256 of every file
+    licence: str
+    positive_words: tuple[str, ...] = ()
+    negative_words: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where the model lies."""
+        return Path(self.path)
+
+
+def folder_digest(folder: Path) -> str:
+    """The content hash of a model folder."""
+    return digest_of(list_files(folder))
+
+
+def cache_folder(source: Path, workspace: Path) -> tuple[str, str]:
+    """Copy ``source`` into the workspace's model cache, unless it is there; returns ``(relative path, digest)``.
+
+    The copy is verified against the digest before it appears, and a copy that is there is verified too: a damaged one
+    is made again.
+    """
+    digest = folder_digest(source)
+    relative = f"models/{digest}"
+    target = workspace / relative
+    if target.is_dir() and folder_digest(target) != digest:
+        shutil.rmtree(target)
+    if not target.is_dir():
+        with appearing(target) as partial:
+            shutil.copytree(source, partial)
+            if folder_digest(partial) != digest:
+                raise OSError(f"{source} changed, or its copy was damaged, while it was copied to {target}")
+    return relative, digest
+
+
+def write_models(artifact: Path, models: dict[str, ModelEntry | None]) -> None:
+    """Write ``models.json``: roles are ``base``, ``reward``, ``held_out`` and ``judge`` (or None)."""
+    write_json(artifact / "models.json", {role: entry and dataclasses.asdict(entry) for role, entry in models.items()})
+
+
+def read_models(artifact: Path, workspace: Path) -> dict[str, ModelEntry | None]:
+    """The models of a run by role, with absolute paths.
+
+    Raises:
+        InputError: the artifact is not one of `fetch_base`, or a model is gone from the workspace.
+    """
+    try:
+        stored: dict[str, Any] = json.loads((artifact / "models.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{artifact} holds no models.json: it must be the output of fetch_base") from None
+    models: dict[str, ModelEntry | None] = {}
+    for role, values in stored.items():
+        if values is None:
+            models[role] = None
+            continue
+        folder = workspace / values["path"]
+        if not folder.is_dir():
+            raise InputError(f"model {values['name']!r} is not in the cache at {folder}: run fetch_base again")
+        words = {name: tuple(values[name]) for name in ("positive_words", "negative_words")}
+        models[role] = ModelEntry(**values | words | {"path": str(folder)})
+    return models
+
+
+def required(models: dict[str, ModelEntry | None], role: str) -> ModelEntry:
+    """The model of ``role``; raises :class:`InputError` when the run has none."""
+    entry = models.get(role)
+    if entry is None:
+        raise InputError(f"the run has no model for the role {role!r}")
+    return entry
