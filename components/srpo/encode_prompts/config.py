@@ -12,9 +12,7 @@ class Config:
 
     train_prompts: int = 640  # how many prompts the training will draw
     seed: int = 0  # the run's seed: it decides which prompts are drawn
-    batch_size: int = 16
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
 
     def __post_init__(self) -> None:
         require(self.train_prompts >= 0, "train_prompts", self.train_prompts, "a whole number of at least 0")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number of at least 1")

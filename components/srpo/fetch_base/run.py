@@ -1,0 +1,105 @@
+"""Fetch the models of a run: find each, check that it is what it is said to be, keep a verified copy in the workspace."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from srpo.core.contracts.errors import InputError
+from srpo.core.execution.stage import Context, Stage
+from srpo.core.reports.page import page, table
+from srpo.core.storage.models import ModelEntry, cache_folder, folder_digest, write_models
+from srpo.fetch_base.catalogue import Source, find
+from srpo.fetch_base.config import Config
+
+PIPELINE_PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Nothing: the configuration names the sources."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """``models``: a folder with models.json, which names each model's place in the workspace."""
+
+    models: Path
+    report: Path
+
+
+def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> None:
+    """Check all sources first, then copy; a copy appears whole and verified or not at all."""
+    sources = find_sources(config)
+    models: dict[str, ModelEntry | None] = {"judge": None}
+    for number, (role, source) in enumerate(sources.items(), start=1):
+        path, digest = cache_folder(source.folder, context.workspace)
+        models[role] = ModelEntry(
+            name=source.name,
+            path=path,
+            digest=digest,
+            licence=source.licence,
+            positive_words=source.positive_words,
+            negative_words=source.negative_words,
+        )
+        context.progress(number, len(sources), model=source.name)
+    write_models(outputs.models, models)
+    outputs.report.write_text(report(models), encoding="utf-8")
+
+
+def find_sources(config: Config) -> dict[str, Source]:
+    """The checked source of every role: base, reward, held_out and, where the base has one, judge.
+
+    Raises:
+        InputError: a source is missing or incomplete.
+    """
+    base = find("base", config.model)
+    check_pipeline(base.folder)
+    sources = {"base": base}
+    for role, name in (("reward", config.reward), ("held_out", config.held_out_reward)):
+        sources[role] = find("rewards", name)
+        check_files(sources[role].folder, "reward", ("config.json", "preprocessor_config.json"))
+    if base.judge is not None:
+        sources["judge"] = dataclasses.replace(base, name=f"{base.name}-judge", folder=base.judge, judge=None)
+    return sources
+
+
+def check_pipeline(folder: Path) -> None:
+    """Refuse a folder that is not a whole diffusers FLUX pipeline, naming what is missing."""
+    missing = [part for part in PIPELINE_PARTS if not (folder / part).is_dir()]
+    if missing:
+        accepted = f"a FluxPipeline folder with {', '.join(PIPELINE_PARTS)}"
+        raise InputError(f"model folder {str(folder)!r} has no {missing[0]!r}: it must be {accepted}")
+    check_files(folder, "model", ("model_index.json",))
+    name = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
+    if name != "FluxPipeline":
+        raise InputError(f"model folder {str(folder)!r} holds a {name!r}: it must be a 'FluxPipeline'")
+
+
+def check_files(folder: Path, what: str, names: tuple[str, ...]) -> None:
+    """Refuse a folder without each of the JSON files ``names``, or without any safetensors below it."""
+    for name in names:
+        try:
+            json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise InputError(f"{what} folder {str(folder)!r} has no readable {name}") from None
+    if not any(folder.rglob("*.safetensors")):
+        raise InputError(f"{what} folder {str(folder)!r} holds no *.safetensors: weights must be safetensors")
+
+
+def fingerprint(config: Config) -> Any:
+    """The content hash of every source, so that changed weights make a new key."""
+    return {role: folder_digest(source.folder) for role, source in find_sources(config).items()}
+
+
+def report(models: dict[str, ModelEntry | None]) -> str:
+    """A small page: role, name, licence and content hash of every model."""
+    rows = [
+        (role, entry.name, entry.licence, entry.digest[:16])
+        for role, entry in sorted(models.items())
+        if entry is not None
+    ]
+    return page("Models of this run", table(("role", "name", "licence", "SHA-256"), rows))
+
+
+STAGE = Stage(name="fetch_base", config=Config, inputs=Inputs, outputs=Outputs, run=run, fingerprint=fingerprint)
