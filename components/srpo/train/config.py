@@ -59,6 +59,7 @@ class Config:
     guard_prompts: int = 8
     guard_noises: int = 2
     guard_steps: int = 25
+    guard_tolerance: float = 0.02  # how far the held-out alignment (a cosine) of what ships may fall below the base's
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "rollout_steps", "resolution", "injections", "processes", "micro_batch_size"):

@@ -1,0 +1,72 @@
+"""Every measurement of an image: both rewards, image statistics and, where the base has one, its independent judge."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from srpo.core.contracts.prompts import Prompt
+from srpo.core.contracts.tensors import TextFeatures, read_text_features
+from srpo.core.rewards.dual_encoder import ImageTower
+from srpo.core.rewards.image_statistics import image_statistics
+from srpo.core.rewards.scores import prompt_scores
+from srpo.core.storage.models import ModelEntry, required
+from srpo.tiny import world
+from srpo.tiny.judge import Judge, load_judge
+
+ROLES = ("reward", "held_out")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorers:
+    """The loaded scorers of a run; called with a batch of images."""
+
+    towers: dict[str, tuple[ImageTower, TextFeatures]]
+    judge: Judge | None
+
+    @classmethod
+    def load(cls, models: dict[str, ModelEntry | None], text_features: Path, device: torch.device) -> "Scorers":
+        """Load both rewards' image towers and text features, and the judge if there is one."""
+        table = text_features / "text_features.parquet"
+        towers = {
+            role: (ImageTower.load(required(models, role).folder, device), read_text_features(table, role))
+            for role in ROLES
+        }
+        judge = models.get("judge")
+        return cls(towers, load_judge(judge.folder).to(device) if judge else None)
+
+    @torch.no_grad()
+    def __call__(
+        self, pixels: Tensor, prompts: Sequence[Prompt]
+    ) -> tuple[dict[str, Tensor], np.ndarray[Any, Any] | None]:
+        """Scores by name, each ``[B]`` on the CPU, and the judge's features ``[B, F]`` (None without a judge).
+
+        ``pixels`` are ``[B, 3, H, W]`` in [0, 1]. ``content`` (1 when shape, colour and background are those of the
+        prompt) is there only when every prompt is a caption of the tiny world, which is all that the judge knows.
+        """
+        scores: dict[str, Tensor] = {}
+        ids = [prompt.prompt_id for prompt in prompts]
+        for role, (tower, texts) in self.towers.items():
+            scores |= {f"{role}.{name}": value for name, value in prompt_scores(tower(pixels), texts, ids).items()}
+        scores |= {name: value.cpu() for name, value in image_statistics(pixels).items()}
+        if self.judge is None:
+            return scores, None
+        verdict = self.judge.verdict(pixels)
+        scores["p_realistic"] = verdict.p_realistic.cpu()
+        scenes = [scene_of(prompt.prompt) for prompt in prompts]
+        known = [scene for scene in scenes if scene is not None]
+        if len(known) == len(scenes):
+            scores["content"] = verdict.content(known).float().cpu()
+        return scores, verdict.features.cpu().numpy()
+
+
+def scene_of(prompt: str) -> world.Scene | None:
+    """The tiny world's scene that a prompt describes, or None."""
+    try:
+        return world.parse(prompt)
+    except ValueError:
+        return None

@@ -1,0 +1,77 @@
+"""The guard: fixed prompts and noise, judged by the reward that is not trained on, decide which checkpoint ships.
+
+The training reward can be hacked and its own curve is noisy, so neither decides. The best checkpoint is a trade-off: the
+largest style gain (held-out SRP) among those whose held-out alignment (cosine with the plain prompt) fell by less than a
+stated amount. Maximising alignment alone would ship the untouched base.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from srpo.core.backbones.flux import Flux
+from srpo.core.objective import draws
+from srpo.core.objective.direct_align import euler_rollout
+from srpo.core.objective.schedule import sampler_sigmas
+from srpo.core.rewards.dual_encoder import ImageTower
+from srpo.core.rewards.image_statistics import diversity, image_statistics
+from srpo.core.rewards.scores import prompt_scores
+from srpo.train.batches import Texts
+from srpo.train.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What the guard saw at a step: means over its fixed images."""
+
+    step: int
+    held_out: float
+    held_out_srp: float
+    saturation: float
+    contrast: float
+    sharpness: float
+    diversity: float
+
+
+def read_guard(config: Config, flux: Flux, judge: ImageTower, texts: Texts, step: int) -> Reading:
+    """Sample the guard's images with the model as it is now, split over the ranks by prompt, and judge them."""
+    size, device = config.resolution, next(flux.transformer.parameters()).device
+    order = draws.prompt_order(len(texts.prompts), len(texts.prompts), config.seed)
+    prompts = [texts.prompts[place] for place in order[: config.guard_prompts]]
+    shape = (1, flux.vae.config.latent_channels, size // flux.vae_scale, size // flux.vae_scale)
+    sigmas = sampler_sigmas(config.guard_steps, config.shift)
+    own: dict[int, dict[str, float]] = {}
+    for number in range(dist.get_rank(), len(prompts), dist.get_world_size()):
+        ids = [prompts[number].prompt_id] * config.guard_noises
+        condition = texts.conditioning(ids, device, flux.compute_dtype)
+        noises = [draws.noise(shape, config.seed, "guard", number, index) for index in range(config.guard_noises)]
+
+        def velocity(x: torch.Tensor, sigma: torch.Tensor, given: Any = condition) -> torch.Tensor:
+            return flux.velocity(x, sigma, given, config.guidance, size, size)
+
+        with torch.no_grad():
+            x0 = euler_rollout(velocity, flux.pack(torch.cat(noises)).to(device), sigmas)
+            pixels = flux.decode(x0, size, size)
+            scores = prompt_scores(judge(pixels), texts.held_out, ids)
+        values = {"held_out": scores["score"], "held_out_srp": scores["srp"], **image_statistics(pixels)}
+        own[number] = {name: float(value.mean()) for name, value in values.items()}
+        own[number]["diversity"] = float(diversity(pixels[None])[0])
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, own)
+    seen = {number: values for part in everyone for number, values in part.items()}
+    rows = [seen[number] for number in sorted(seen)]
+    return Reading(step, **{name: sum(row[name] for row in rows) / len(rows) for name in rows[0]})
+
+
+def best_reading(readings: Sequence[Reading], tolerance: float) -> Reading:
+    """The reading whose checkpoint ships; the first one is the untouched base.
+
+    Args:
+        readings: in order of steps.
+        tolerance: how far the held-out alignment may fall below the base's, as a cosine.
+    """
+    floor = readings[0].held_out - tolerance
+    return max((reading for reading in readings if reading.held_out >= floor), key=lambda reading: reading.held_out_srp)
