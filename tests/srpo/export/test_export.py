@@ -141,13 +141,8 @@ def test_a_passed_run_is_released_whole_and_becomes_the_candidate(finished):
     result, report = finished.export()
     folder = finished.destination / "releases" / result["id"]
     assert re.fullmatch(r"FLUX\.1-dev-srpo-[0-9a-f]{12}", result["id"])
-    assert result == {
-        "id": result["id"],
-        "uri": f"file://{folder}",
-        "path": str(folder),
-        "candidate": True,
-        "reason": "",
-    }
+    where = {"id": result["id"], "uri": f"file://{folder}", "path": str(folder)}
+    assert result == where | {"candidate": True, "reason": ""}
     manifest = json.loads((folder / "manifest.json").read_text())
     files = {file["path"]: file for file in manifest["files"]}
     assert set(files) == {
