@@ -118,4 +118,9 @@ def short_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rstrip("/").rpartition("/")[2]).strip("-._")[:60] or "model"
 
 
-STAGE = Stage(name="export", config=Config, inputs=Inputs, outputs=Outputs, run=run)
+def intact(result: Path, workspace: Path) -> bool:
+    """Whether the release that the result names still stands at its destination."""
+    return (Path(read_json(result / "release" / "release.json", {"path": str})["path"]) / "manifest.json").is_file()
+
+
+STAGE = Stage(name="export", config=Config, inputs=Inputs, outputs=Outputs, run=run, intact=intact)

@@ -102,4 +102,16 @@ def report(models: dict[str, ModelEntry | None]) -> str:
     return page("Models of this run", table(("role", "name", "licence", "SHA-256"), rows))
 
 
-STAGE = Stage(name="fetch_base", config=Config, inputs=Inputs, outputs=Outputs, run=run, fingerprint=fingerprint)
+def intact(result: Path, workspace: Path) -> bool:
+    """Whether every model that the result names still stands in the workspace, whole."""
+    stored = json.loads((result / "models" / "models.json").read_text(encoding="utf-8"))
+    entries = [entry for entry in stored.values() if entry is not None]
+    return all(
+        (workspace / entry["path"]).is_dir() and folder_digest(workspace / entry["path"]) == entry["digest"]
+        for entry in entries
+    )
+
+
+STAGE = Stage(
+    name="fetch_base", config=Config, inputs=Inputs, outputs=Outputs, run=run, fingerprint=fingerprint, intact=intact
+)

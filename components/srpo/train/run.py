@@ -140,4 +140,11 @@ def report(config: Config, records: Sequence[dict[str, Any]], step: int) -> str:
     )
 
 
-STAGE = Stage(name="train", config=Config, inputs=Inputs, outputs=Outputs, run=run)
+def intact(result: Path, workspace: Path) -> bool:
+    """Whether the weights that the result names still stand in the workspace, by size."""
+    checkpoint = json.loads((result / "checkpoint" / "checkpoint.json").read_text(encoding="utf-8"))
+    places = [(workspace / checkpoint["weights"] / file["path"], file["size"]) for file in checkpoint["files"]]
+    return all(path.is_file() and path.stat().st_size == size for path, size in places)
+
+
+STAGE = Stage(name="train", config=Config, inputs=Inputs, outputs=Outputs, run=run, intact=intact)

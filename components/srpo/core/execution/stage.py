@@ -48,6 +48,8 @@ class Stage:
     outputs: type[Any]
     run: Callable[[Any, Any, Any, Context], None]
     fingerprint: Callable[[Any], Any] | None = None
+    # Does what a result left outside of its folder (weights, a release) still stand? Without a hook there is nothing.
+    intact: Callable[[Path, Path], bool] | None = None  # (folder of the result, workspace)
 
     def names(self, which: type[Any]) -> list[str]:
         """Names of the inputs or outputs, in order."""
@@ -82,8 +84,9 @@ def execute(
     key = digest_of(identity)
     workspace = Path(workspace)
     result = workspace / "stages" / stage.name / key
-    reused = (result / MANIFEST).is_file()
+    reused = (result / MANIFEST).is_file() and (stage.intact is None or stage.intact(result, workspace))
     if not reused:
+        shutil.rmtree(result, ignore_errors=True)
         context = Context(workspace, workspace / "state" / stage.name / key, Progress(stage.name))
         with appearing(result) as partial:
             made = {name: partial / FILE_NAMES.get(name, name) for name in stage.names(stage.outputs)}

@@ -1,0 +1,118 @@
+"""Our rollout, packing, encoding and decoding against diffusers' own FluxPipeline, on small models of its classes."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from srpo.core.backbones.flux import Conditioning, Flux, check_folder
+from srpo.core.contracts.errors import InputError
+from srpo.core.objective.direct_align import euler_rollout
+from srpo.core.objective.schedule import sampler_sigmas
+
+
+def small_models():
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(
+        in_channels=64,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        pooled_projection_dim=20,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 6, 6),
+    ).eval()
+    vae = AutoencoderKL(
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=16,
+        norm_num_groups=2,
+        layers_per_block=1,
+        shift_factor=0.1,
+        scaling_factor=0.4,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    ).eval()
+    return transformer, vae
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (48, 24)])
+def test_rollout_and_decode_equal_the_pipeline(height, width):
+    transformer, vae = small_models()
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    pipeline = FluxPipeline(scheduler, vae, None, None, None, None, transformer)
+    pipeline.set_progress_bar_config(disable=True)
+    flux = Flux(transformer, vae)
+    condition = Conditioning(torch.randn(2, 7, 24), torch.randn(2, 20))
+    noise = flux.pack(torch.randn(2, 16, height // flux.vae_scale, width // flux.vae_scale))
+    expected = pipeline(
+        prompt_embeds=condition.prompt_embeds,
+        pooled_prompt_embeds=condition.pooled,
+        latents=noise,
+        height=height,
+        width=width,
+        num_inference_steps=5,
+        guidance_scale=3.5,
+        output_type="pt",
+    ).images
+    with torch.no_grad():
+        x0 = euler_rollout(
+            lambda x, sigma: flux.velocity(x, sigma, condition, 3.5, height, width), noise, sampler_sigmas(5, 3.0)
+        )
+        found = flux.decode(x0, height, width)
+    assert noise.shape[1:] == flux.latent_shape(height, width)
+    torch.testing.assert_close(found.clamp(0, 1), expected, rtol=0, atol=2e-5)
+
+
+def test_the_velocity_sees_the_exact_sigma():
+    """A sigma rounded to a whole timestep of 1000 would make these two calls equal."""
+    transformer, vae = small_models()
+    flux = Flux(transformer, vae)
+    condition = Conditioning(torch.randn(1, 7, 24), torch.randn(1, 20))
+    x = torch.randn(1, 16, 64)
+    first = flux.velocity(x, torch.tensor([0.9001]), condition, 3.5, 16, 16)
+    second = flux.velocity(x, torch.tensor([0.9004]), condition, 3.5, 16, 16)
+    assert not torch.equal(first, second)
+
+
+def test_decoding_does_not_clamp_so_saturated_pixels_get_a_gradient():
+    _, vae = small_models()
+    with torch.no_grad():  # push the decoder's output far above 1
+        vae.decoder.conv_out.bias += 5.0
+    flux = Flux(small_models()[0], vae)
+    x0 = torch.randn(1, 16, 64, requires_grad=True)
+    pixels = flux.decode(x0, 16, 16)
+    assert pixels.min() > 1
+    pixels.sum().backward()
+    assert x0.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in vae.parameters())  # the VAE is frozen
+
+
+def test_checkpointed_decoding_gives_the_same_gradient():
+    flux = Flux(*small_models())
+    x0 = torch.randn(1, 16, 64)
+    gradients = []
+    for checkpointed in (False, True):
+        x = x0.clone().requires_grad_()
+        flux.decode(x, 16, 16, checkpointed).square().sum().backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_packing_is_undone_by_unpacking():
+    flux = Flux(*small_models())
+    latents = torch.randn(2, 16, 12, 8)
+    assert torch.equal(flux.unpack(flux.pack(latents), 24, 16), latents)
+
+
+def test_a_size_that_diffusers_would_cut_is_refused():
+    with pytest.raises(InputError, match="height is 30.*multiple of 4"):
+        Flux(*small_models()).latent_shape(30, 32)
+
+
+def test_a_folder_without_a_transformer_is_refused(tmp_path):
+    for part in ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"):
+        (tmp_path / part).mkdir()
+    with pytest.raises(InputError, match="has no 'transformer'"):
+        check_folder(tmp_path)
