@@ -1,12 +1,16 @@
 """The Kubeflow component of the `export` stage: typed files in and out around its ``run``."""
 
+# mypy: disable-error-code="untyped-decorator"
+
+from typing import Any
+
 from kfp import dsl
 
 
 # The name of the image only; the pipeline puts the released one in its place.
 @dsl.component(base_image="srpo-cpu", install_kfp_package=False)
 def export(
-    config: dict,
+    config: dict[str, Any],
     workspace: str,
     models: dsl.Input[dsl.Model],
     checkpoint: dsl.Input[dsl.Model],

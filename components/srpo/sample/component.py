@@ -11,7 +11,6 @@ from kfp import dsl
 @dsl.component(base_image="srpo-gpu", install_kfp_package=False)
 def sample(
     config: dict[str, Any],
-    shard: int,
     workspace: str,
     models: dsl.Input[dsl.Model],
     prompts: dsl.Input[dsl.Dataset],
@@ -29,7 +28,7 @@ def sample(
 
     execute_or_exit(
         STAGE,
-        config | {"shard": shard},
+        config,
         workspace,
         inputs={
             "models": Path(models.path),

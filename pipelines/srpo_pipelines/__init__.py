@@ -1,0 +1,1 @@
+"""The pipelines, their recipes and images, and the command line `srpo`."""

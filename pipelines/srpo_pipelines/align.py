@@ -1,0 +1,148 @@
+"""The `align` pipeline: from prompts and a base model to an evaluated release."""
+
+# mypy: disable-error-code="untyped-decorator"
+
+from typing import Any
+
+from kfp import dsl, kubernetes
+
+from srpo.cache_rewards.component import cache_rewards
+from srpo.configure.component import configure, list_shards
+from srpo.encode_prompts.component import encode_prompts
+from srpo.evaluate.component import evaluate
+from srpo.export.component import export
+from srpo.fetch_base.component import fetch_base
+from srpo.prepare_prompts.component import prepare_prompts
+from srpo.sample.component import sample
+from srpo.train.component import train
+from srpo_pipelines.resources import GPU_TYPE, MOUNT, PODS, VOLUME, images
+
+
+@dsl.pipeline(
+    name="align",
+    display_name="Align",
+    description="Align an image model with what people prefer (Direct-Align / SRPO), and show whether it worked.",
+)
+def align(
+    model: str = "tiny",
+    reward: str = "tiny-clip",
+    held_out_reward: str = "tiny-siglip",
+    prompts: str = "tiny",
+    steps: int = 30,
+    batch_size: int = 8,
+    learning_rate: float = 3e-5,
+    resolution: int = 32,
+    seed: int = 0,
+    gpus: int = 0,
+    sample_shards: int = 2,
+    destination: str = "/workspace/artifacts",
+    workspace: str = "/workspace",
+    node_selector: dict[str, Any] = {},  # noqa: B006  (Kubeflow reads the default; nothing writes it)
+    tolerations: list[Any] = [],  # noqa: B006
+    overrides: dict[str, Any] = {},  # noqa: B006
+) -> None:
+    """Align an image model with what people prefer.
+
+    Args:
+        model: Base model: a catalogue name or the folder of a diffusers pipeline
+        reward: Reward to train on: a catalogue name or the folder of a CLIP-like model
+        held_out_reward: Reward that only judges: never trained on
+        prompts: Prompt files, separated by commas, or `tiny` for the embedded set
+        steps: Optimiser steps; the effect peaks early and collapses later
+        batch_size: Prompts a step, over all GPUs
+        learning_rate: Learning rate of AdamW
+        resolution: Height and width of images in pixels, in training and in sampling
+        seed: Seed of everything random in the run
+        gpus: GPUs of the training pod; 0 trains on CPU
+        sample_shards: Pods that sample in parallel, one GPU each
+        destination: Folder that releases are published in
+        workspace: Folder on the shared volume for results and checkpoints
+        node_selector: Node selector of the GPU stages (Kubernetes JSON)
+        tolerations: Tolerations of the GPU stages (Kubernetes JSON)
+        overrides: Any other setting, by stage and name (JSON)
+    """
+
+    def place(task: dsl.PipelineTask, stage: str, title: str) -> dsl.PipelineTask:
+        """Everything about the pod of ``stage``: image, resources, volume, GPUs, retries."""
+        pod = PODS[stage]
+        task.set_display_name(title).set_container_image(images()[pod.image])
+        task.set_cpu_request(pod.cpu[0]).set_cpu_limit(pod.cpu[1])
+        task.set_memory_request(pod.memory[0]).set_memory_limit(pod.memory[1])
+        # Kubeflow's own cache knows nothing of a prompt file's bytes or of the code in the image: it would serve stale
+        # results. Every stage finds its finished result by its own content key instead (srpo.core.execution.stage).
+        task.set_caching_options(False)
+        if pod.retries:
+            task.set_retry(pod.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
+        if pod.volume:
+            kubernetes.mount_pvc(task, pvc_name=VOLUME, mount_path=MOUNT)
+        if pod.image == "gpu":
+            # A limit from a parameter must be text: Kubeflow drops one that is a number. "0" asks for no GPU.
+            count = configured.outputs["train_gpus" if stage == "train" else "stage_gpus"]
+            task.set_accelerator_type(GPU_TYPE).set_accelerator_limit(count)
+            task.register_pipeline_channels([count])  # else the compiler cannot find it from inside the loop
+            kubernetes.add_node_selector_json(task, node_selector)
+            kubernetes.add_toleration_json(task, tolerations)
+        return task
+
+    configured = configure(
+        model=model,
+        reward=reward,
+        held_out_reward=held_out_reward,
+        prompts=prompts,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        resolution=resolution,
+        seed=seed,
+        gpus=gpus,
+        sample_shards=sample_shards,
+        destination=destination,
+        workspace=workspace,
+        overrides=overrides,
+    )
+    place(configured, "configure", "Check the settings")
+    config = configured.outputs
+
+    prepared = prepare_prompts(config=config["prepare_prompts"], workspace=workspace)
+    place(prepared, "prepare_prompts", "Prepare prompts")
+
+    base = fetch_base(config=config["fetch_base"], workspace=workspace)
+    place(base, "fetch_base", "Fetch the base model")
+
+    given = {"workspace": workspace, "models": base.outputs["models"], "prompts": prepared.outputs["prompts"]}
+    cached = cache_rewards(config=config["cache_rewards"], **given)
+    place(cached, "cache_rewards", "Cache the rewards' text features")
+
+    encoded = encode_prompts(config=config["encode_prompts"], **given)
+    place(encoded, "encode_prompts", "Encode prompts")
+
+    given |= {"embeddings": encoded.outputs["embeddings"], "text_features": cached.outputs["text_features"]}
+    trained = train(config=config["train"], **given)
+    place(trained, "train", "Train")
+
+    # The number of shards is known at run time only, and another number does not retrain.
+    shards = list_shards(config=config["sample"])
+    place(shards, "list_shards", "List the shards")
+    with dsl.ParallelFor(shards.output, name="shards") as shard:
+        sampled = sample(config=shard, checkpoint=trained.outputs["checkpoint"], **given)
+        place(sampled, "sample", "Sample and score")
+
+    judged = evaluate(
+        config=config["evaluate"],
+        workspace=workspace,
+        samples=dsl.Collected(sampled.outputs["samples"]),
+        checkpoint=trained.outputs["checkpoint"],
+        models=base.outputs["models"],
+    )
+    place(judged, "evaluate", "Evaluate")
+
+    exported = export(
+        config=config["export"],
+        workspace=workspace,
+        models=base.outputs["models"],
+        checkpoint=trained.outputs["checkpoint"],
+        evaluation=judged.outputs["evaluation"],
+        samples=dsl.Collected(sampled.outputs["samples"]),
+        prompts=prepared.outputs["prompts"],
+    )
+    place(exported, "export", "Export the release")

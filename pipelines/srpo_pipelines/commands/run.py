@@ -1,0 +1,100 @@
+"""`srpo run`: the whole pipeline on this machine, by KFP's own local runner."""
+
+import argparse
+import contextlib
+import dataclasses
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from srpo.configure.parameters import STAGES, Parameters
+from srpo.core.contracts.errors import InputError
+from srpo_pipelines.commands.compile import PACKAGE, compile_package, folder_for
+
+HELP = "Run the whole pipeline on this machine, with the package that a cluster would run."
+
+
+def epilog() -> str:
+    """What stands below the options: every parameter with its default."""
+    width = max(len(field.name) for field in dataclasses.fields(Parameters))
+    rows = []
+    for field in dataclasses.fields(Parameters):
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        rows.append(f"  {field.name:{width}}  {field.metadata['description']} (default: {default})")
+    return "\n".join(
+        [
+            "parameters, for --set (workspace and destination are below --output unless set):",
+            *rows,
+            "",
+            f"stages, for --set STAGE.SETTING=VALUE: {', '.join(STAGES)}",
+            "  `srpo stage NAME --settings` lists the settings of one",
+            "",
+            "exit codes: 0 done, 1 a stage failed, 2 bad input, 130 interrupted",
+            "",
+            "example: srpo run --recipe demo --set learning_rate=0 --set train.margin=0.5 --output runs/null",
+        ]
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for everything the run makes")
+    parser.add_argument("--recipe", metavar="NAME", help="start from the values of a recipe, as `demo`")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter or a stage's setting; repeatable"
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    """Check everything, compile, run, and say what came of it."""
+    from srpo.core.storage.files import appearing, write_json
+    from srpo_pipelines.settings import parameters
+    from srpo_pipelines.summary import lines, summarise
+    from srpo_pipelines.terminal import Terminal
+    from srpo_pipelines.watch import run_package
+
+    folder = args.output.absolute()
+    values = parameters(args.recipe, args.set, {"workspace": str(folder / "workspace"), "destination": str(folder)})
+    folder = folder_for(folder)
+    with alone_in(folder), interruptible():
+        package = compile_package(folder / PACKAGE)
+        terminal = Terminal(list(STAGES), values.sample_shards)
+        records = run_package(package, dataclasses.asdict(values), folder, terminal)
+
+        report = folder / "report.html"
+        for record in records:
+            if record["stage"] == "evaluate":
+                with appearing(report) as partial:
+                    partial.write_bytes((Path(record["result"]) / "report.html").read_bytes())
+        summary, evaluation = summarise(records, values, report)
+        write_json(folder / "summary.json", summary)
+        print("\n".join(lines(summary, evaluation)), flush=True)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this run: two runs would clear each other's files away."""
+    import fcntl
+
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"--output is {str(folder)!r}, where another `srpo run` is at work") from None
+        yield
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """A closed terminal and `kill` end the run like Ctrl-C does, so that no stage is left running."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    # SIGINT too: a shell starts what runs in the background with it ignored.
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

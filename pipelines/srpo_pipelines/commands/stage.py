@@ -1,0 +1,106 @@
+"""`srpo stage`: one stage here and now, outside of any pipeline."""
+
+import argparse
+import dataclasses
+import importlib
+import typing
+from pathlib import Path
+from typing import Any
+
+from srpo.configure.parameters import STAGES
+from srpo.core.contracts.config import describe, nearest
+from srpo.core.contracts.errors import InputError
+
+HELP = "Run one stage on this machine."
+
+KEYS = ("config", "inputs", "outputs", "workspace")
+
+
+def epilog() -> str:
+    """What stands below the options."""
+    return f"""stages: {", ".join(STAGES)}
+
+FILE is YAML:
+  workspace: runs/workspace              # results are kept and found again here
+  config: {{steps: 5, learning_rate: 3e-5}}  # only what differs from the defaults
+  inputs: {{models: runs/models, ...}}     # a folder each; a list of folders for a fan-in
+  outputs: {{checkpoint: runs/checkpoint}} # those that are wanted
+
+example: srpo stage prepare_prompts --config prompts.yaml
+         srpo stage train --settings"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("name", metavar="NAME", help="the stage")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", type=Path, metavar="FILE", help="YAML file with config, inputs, outputs, workspace")
+    what.add_argument("--settings", action="store_true", help="list the stage's settings with their defaults")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the stage, or list its settings."""
+    if args.name not in STAGES:
+        raise InputError(f"there is no stage {args.name!r}{nearest(args.name, STAGES)}")
+    if args.settings:
+        print("\n".join(settings(STAGES[args.name])))
+        return
+    given = read(args.config)
+
+    from srpo.core.execution.stage import execute_or_exit
+
+    stage = importlib.import_module(f"srpo.{args.name}.run").STAGE
+    inputs = _paths(given["inputs"], stage.names(stage.inputs), "inputs", every=True)
+    outputs = _paths(given["outputs"], stage.names(stage.outputs), "outputs", every=False)
+    execute_or_exit(stage, given["config"], Path(given["workspace"]).absolute(), inputs, outputs)
+    for name, path in outputs.items():
+        print(f"{name}: {path}")
+
+
+def settings(config: type[Any]) -> list[str]:
+    """One line for each setting of a stage: name, default, type."""
+    hints = typing.get_type_hints(config)
+    lines = []
+    for field in dataclasses.fields(config):
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        shown = "required" if default is dataclasses.MISSING else repr(default)
+        lines.append(f"{field.name} = {shown}  ({describe(hints[field.name])})")
+    return lines
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The YAML file of a stage, with every key present.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    import yaml
+
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"--config {str(path)!r} cannot be read as YAML: {error}") from None
+    if not isinstance(given, dict):
+        raise InputError(f"--config {str(path)!r} holds {given!r}: it must be a mapping with {', '.join(KEYS)}")
+    for key in given:
+        if key not in KEYS:
+            raise InputError(f"{path} has no key {key!r}{nearest(str(key), KEYS)}")
+    for key in ("config", "inputs", "outputs"):
+        if not isinstance(given.setdefault(key, {}), dict):
+            raise InputError(f"{path}: {key} is {given[key]!r}: it must be a mapping")
+    if not isinstance(given.get("workspace"), str):
+        raise InputError(f"{path}: workspace is {given.get('workspace')!r}: it must be a folder")
+    return given
+
+
+def _paths(given: dict[str, Any], names: list[str], what: str, *, every: bool) -> dict[str, Any]:
+    for name in given:
+        if name not in names:
+            raise InputError(f"{what} has no {name!r}{nearest(name, names)}" if names else f"the stage has no {what}")
+    missing = [name for name in names if name not in given]
+    if every and missing:
+        raise InputError(f"{what}.{missing[0]} is missing: it must be the folder that another stage wrote")
+    return {
+        name: [Path(item).absolute() for item in value] if isinstance(value, list) else Path(value).absolute()
+        for name, value in given.items()
+    }

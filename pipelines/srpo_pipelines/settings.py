@@ -1,0 +1,92 @@
+"""From a recipe and `--set key=value` to the checked parameters of a run."""
+
+import copy
+import dataclasses
+import typing
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from srpo.configure.parameters import STAGES, Parameters, stage_configs
+from srpo.core.contracts.config import from_mapping, nearest
+from srpo.core.contracts.errors import InputError
+
+
+def recipe_names() -> list[str]:
+    """The recipes that are installed."""
+    folder = resources.files("srpo_pipelines").joinpath("recipes")
+    return sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """The parameters that the recipe ``name`` sets; the others keep their defaults.
+
+    Raises:
+        InputError: there is no such recipe.
+    """
+    if name not in recipe_names():
+        raise InputError(f"there is no recipe {name!r}{nearest(name, recipe_names())}")
+    text = resources.files("srpo_pipelines").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text) or {})
+
+
+def parameters(recipe: str | None, sets: Iterable[str] = (), defaults: Mapping[str, Any] | None = None) -> Parameters:
+    """The parameters of a run: defaults, then the recipe, then each ``key=value`` of ``sets`` in order.
+
+    A key is a parameter (``steps``) or a setting of a stage (``train.margin``). What every stage would be given is
+    checked as well, so nothing is started that cannot end.
+
+    Raises:
+        InputError: an unknown recipe, key or stage, or a value that does not fit.
+    """
+    values = dict(defaults or {}) | (load_recipe(recipe) if recipe else {})
+    overrides = copy.deepcopy(values.pop("overrides", {}))
+    for text in sets:
+        key, equals, raw = text.partition("=")
+        if not equals:
+            raise InputError(f"--set is {text!r}: it must be key=value")
+        stage, dot, setting = key.partition(".")
+        if dot:
+            if stage not in STAGES:
+                raise InputError(f"--set {key}: there is no stage {stage!r}{nearest(stage, STAGES)}")
+            overrides.setdefault(stage, {})[setting] = _value(raw, _hints(STAGES[stage], stage, setting), key)
+        elif key == "overrides":
+            for name, settings in dict(_value(raw, dict, key) or {}).items():
+                overrides[name] = overrides.get(name, {}) | settings
+        else:
+            values[key] = _value(raw, _hint_of_parameter(key), key)
+    checked = from_mapping(Parameters, values | {"overrides": overrides}, "parameters")
+    stage_configs(checked)
+    return checked
+
+
+def _hint_of_parameter(key: str) -> Any:
+    hints = typing.get_type_hints(Parameters)
+    if key not in hints:
+        owners = [f"{stage}.{key}" for stage, config in STAGES.items() if key in _names(config)]
+        hint = f": did you mean {' or '.join(owners)}?" if owners else nearest(key, hints)
+        raise InputError(f"there is no parameter {key!r}{hint}")
+    return hints[key]
+
+
+def _hints(config: type[Any], stage: str, setting: str) -> Any:
+    if setting not in _names(config):
+        raise InputError(f"{stage} has no setting {setting!r}{nearest(setting, _names(config))}")
+    return typing.get_type_hints(config)[setting]
+
+
+def _names(config: type[Any]) -> list[str]:
+    return [field.name for field in dataclasses.fields(config)]
+
+
+def _value(raw: str, hint: Any, key: str) -> Any:
+    """``raw`` read as YAML, except that text stays as it was typed (a prompt file may be called ``1``)."""
+    if hint is str:
+        return raw
+    try:
+        return yaml.safe_load(raw)
+    except yaml.YAMLError:
+        raise InputError(f"--set {key} is {raw!r}: it is not valid YAML") from None

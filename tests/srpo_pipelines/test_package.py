@@ -1,0 +1,179 @@
+"""The compiled package: every reference resolves, and each pod asks for what it needs."""
+
+import copy
+import dataclasses
+import inspect
+import typing
+
+import ir
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from srpo.configure.component import configure
+from srpo.configure.parameters import STAGES, Parameters
+from srpo.configure.run import run
+from srpo.core.contracts.errors import InputError
+from srpo_pipelines.align import align
+from srpo_pipelines.cli import main
+
+GPU = {"cache-rewards", "encode-prompts", "train", "sample"}
+CPU = {"configure", "list-shards", "prepare-prompts", "fetch-base", "evaluate", "export"}
+FROZEN = {
+    "model": "str",
+    "reward": "str",
+    "held_out_reward": "str",
+    "prompts": "str",
+    "steps": "int",
+    "batch_size": "int",
+    "learning_rate": "float",
+    "resolution": "int",
+    "seed": "int",
+    "gpus": "int",
+    "sample_shards": "int",
+    "destination": "str",
+    "workspace": "str",
+    "node_selector": "dict[str, Any]",
+    "tolerations": "list[Any]",
+    "overrides": "dict[str, Any]",
+}
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """The package as `srpo compile` writes it: (spec, platform)."""
+    folder = tmp_path_factory.mktemp("package")
+    assert main(["compile", "--output", str(folder)]) == 0
+    return ir.load(folder / "align.yaml")
+
+
+def leaf_tasks(spec):
+    for component in [*spec["components"].values(), spec["root"]]:
+        for name, task in component.get("dag", {}).get("tasks", {}).items():
+            if "executorLabel" in spec["components"][task["componentRef"]["name"]]:
+                yield name, task
+
+
+def test_every_reference_resolves(package):
+    assert ir.dangling(*package) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["root", "dag", "tasks", "train", "componentRef", "name"], "comp-training"),
+        (["components", "comp-train", "executorLabel"], "exec-training"),
+        (["root", "dag", "tasks", "evaluate", "dependentTasks", 0], "gone"),
+        (["root", "dag", "tasks", "train", "inputs", "parameters", "config", "taskOutputParameter", "producerTask"], "x"),
+        (["root", "dag", "tasks", "train", "inputs", "artifacts", "models", "taskOutputArtifact", "outputArtifactKey"], "x"),
+        (["root", "dag", "tasks", "train", "inputs", "parameters", "workspace", "componentInputParameter"], "work"),
+        (["deploymentSpec", "executors", "exec-train", "container", "resources", "accelerator", "resourceCount"],
+         "{{$.inputs.parameters['gpus']}}"),
+    ],
+)  # fmt: skip
+def test_a_dangling_reference_is_found(package, path, value):
+    spec, platform = copy.deepcopy(package[0]), package[1]
+    place = spec
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    assert ir.dangling(spec, platform)
+
+
+def test_package_is_a_pipeline_spec(package):
+    message = json_format.ParseDict(package[0], pipeline_spec_pb2.PipelineSpec())
+    assert message.pipeline_info.name == "align"
+
+
+def test_the_tasks_are_the_stages(package):
+    assert {name for name, _ in leaf_tasks(package[0])} == GPU | CPU
+
+
+def test_no_task_uses_kubeflows_cache(package):
+    for name, task in leaf_tasks(package[0]):
+        assert not task.get("cachingOptions", {}).get("enableCache"), name
+
+
+def test_gpu_stages_and_they_alone_ask_for_gpus(package):
+    spec, platform = package
+    kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for name in GPU | CPU:
+        container = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
+        pod = kubernetes.get(f"exec-{name}", {})
+        accelerator = container["resources"].get("accelerator", {})
+        assert (accelerator.get("resourceType") == "nvidia.com/gpu") == (name in GPU), name
+        assert ("nodeSelectorJson" in pod.get("nodeSelector", {})) == (name in GPU), name
+        assert any("tolerationJson" in one for one in pod.get("tolerations", [])) == (name in GPU), name
+        assert ("gpu" in container["image"]) == (name in GPU), name
+
+
+def test_gpu_limits_are_text_parameters(package):
+    """Kubeflow's driver reads a limit's parameter as text and silently sets none when it is a number."""
+    spec, _ = package
+    outputs = spec["components"]["comp-configure"]["outputDefinitions"]["parameters"]
+    for name in GPU:
+        resources = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]["resources"]
+        (source,) = ir.PLACEHOLDER.findall(resources["accelerator"]["resourceCount"])
+        output = "train_gpus" if name == "train" else "stage_gpus"
+        assert source == f"pipelinechannel--configure-{output}"
+        assert outputs[output]["parameterType"] == "STRING"
+
+
+def test_every_stage_has_requests_limits_and_the_workspace(package):
+    spec, platform = package
+    kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for name in GPU | CPU:
+        resources = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]["resources"]
+        for key in ("resourceCpuRequest", "resourceCpuLimit", "resourceMemoryRequest", "resourceMemoryLimit"):
+            assert resources[key], name
+        mounts = kubernetes.get(f"exec-{name}", {}).get("pvcMount", [])
+        found = [(mount["pvcNameParameter"]["runtimeValue"]["constant"], mount["mountPath"]) for mount in mounts]
+        assert found == ([] if name in ("configure", "list-shards") else [("srpo-workspace", "/workspace")]), name
+
+
+def test_long_stages_are_retried_with_backoff(package):
+    for name, task in leaf_tasks(package[0]):
+        policy = task.get("retryPolicy", {})
+        assert bool(policy.get("maxRetryCount")) == (name in {"train", "sample"}), name
+        assert not policy or policy["backoffFactor"] == 2.0
+
+
+def test_parameters_are_frozen():
+    """Add one here only after asking whether it should not be an override."""
+    shown = {name: hint if isinstance(hint, str) else getattr(hint, "__name__", "") for name, hint in FROZEN.items()}
+    hints = typing.get_type_hints(Parameters)
+    found = {name: hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint) for name, hint in hints.items()}  # fmt: skip
+    assert {name: text.replace("typing.", "") for name, text in found.items()} == shown
+
+
+def test_the_package_restates_the_parameters(package):
+    given = package[0]["root"]["inputDefinitions"]["parameters"]
+    assert sorted(given) == sorted(FROZEN)
+    for field in dataclasses.fields(Parameters):
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        assert given[field.name].get("defaultValue", type(default)()) == default, field.name
+        assert given[field.name]["description"] == field.metadata["description"], field.name
+    types = {name: spec.type for name, spec in align.component_spec.inputs.items()}
+    checked = {name: spec.type for name, spec in configure.component_spec.inputs.items()}
+    assert checked == {name: types[name] for name in types if name not in ("node_selector", "tolerations")}
+    assert list(inspect.signature(align.pipeline_func).parameters) == list(FROZEN)
+
+
+def test_a_recipe_becomes_the_defaults(tmp_path):
+    assert main(["compile", "--output", str(tmp_path), "--recipe", "demo"]) == 0
+    spec, platform = ir.load(tmp_path / "align.yaml")
+    assert ir.dangling(spec, platform) == []
+    recipe = yaml.safe_load((tmp_path / "align.yaml").read_text().split("\n---\n")[0])["root"]["inputDefinitions"]
+    assert set(recipe["parameters"]) == set(FROZEN)
+
+
+def test_configure_gives_every_stage_its_settings():
+    configured = run({"gpus": 4.0, "batch_size": 8.0, "sample_shards": 3.0})  # Kubeflow passes numbers as doubles
+    assert set(STAGES) < set(configured)
+    assert configured["sample"]["shards"] == 3
+    assert (configured["train_gpus"], configured["stage_gpus"]) == ("4", "1")
+    assert configured["train"]["processes"] == 4
+    assert (run({})["train_gpus"], run({})["stage_gpus"]) == ("0", "0")
+    with pytest.raises(InputError, match="steps is -1"):
+        run({"steps": -1})
