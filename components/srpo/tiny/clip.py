@@ -71,11 +71,14 @@ def token_ids(captions: list[str]) -> Tensor:
     return tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
 
 
-def features(model: CLIPModel, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit image and text features, both [N, 64]."""
-    image = model.get_image_features(pixel_values=normalise(pixels)).pooler_output
-    text = model.get_text_features(input_ids=ids).pooler_output
-    return F.normalize(image, dim=-1), F.normalize(text, dim=-1)
+def image_features(model: CLIPModel, pixels: Tensor) -> Tensor:
+    """Unit features [N, 64] of pixels [N, 3, 32, 32] in [0, 1]."""
+    return F.normalize(model.get_image_features(pixel_values=normalise(pixels)).pooler_output, dim=-1)
+
+
+def text_features(model: CLIPModel, ids: Tensor) -> Tensor:
+    """Unit features [N, 64] of token ids [N, 16]."""
+    return F.normalize(model.get_text_features(input_ids=ids).pooler_output, dim=-1)
 
 
 def train(model: CLIPModel, recipe: Recipe) -> dict[str, float]:
@@ -85,14 +88,15 @@ def train(model: CLIPModel, recipe: Recipe) -> dict[str, float]:
     targets = torch.arange(recipe.batch)
 
     def loss(indices: Tensor, generator: torch.Generator) -> Tensor:
-        image, text = features(model, pool.pixels[indices], ids[indices])
+        image, text = image_features(model, pool.pixels[indices]), text_features(model, ids[indices])
         logits = model.logit_scale.exp() * image @ text.T
         return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
     final = fit("reward", recipe, model.parameters(), loss)
     round_to_bf16(model)
     fresh = make_pool(recipe.seed + 1000, 480)
-    return {"loss": final, **measure_scorer(fresh, lambda pixels, texts: features(model, pixels, token_ids(texts)))}
+    image = image_features(model, fresh.pixels)
+    return {"loss": final, **measure_scorer(fresh, image, lambda texts: text_features(model, token_ids(texts)))}
 
 
 def save(model: CLIPModel, path: Path) -> None:

@@ -59,11 +59,14 @@ def token_ids(captions: list[str]) -> Tensor:
     return tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
 
 
-def features(model: SiglipModel, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit image and text features, both [N, 64]; pixels [N, 3, 32, 32] in [0, 1]."""
-    image = model.get_image_features(pixel_values=pixels * 2 - 1).pooler_output
-    text = model.get_text_features(input_ids=ids).pooler_output
-    return F.normalize(image, dim=-1), F.normalize(text, dim=-1)
+def image_features(model: SiglipModel, pixels: Tensor) -> Tensor:
+    """Unit features [N, 64] of pixels [N, 3, 32, 32] in [0, 1]."""
+    return F.normalize(model.get_image_features(pixel_values=pixels * 2 - 1).pooler_output, dim=-1)
+
+
+def text_features(model: SiglipModel, ids: Tensor) -> Tensor:
+    """Unit features [N, 64] of token ids [N, 16]."""
+    return F.normalize(model.get_text_features(input_ids=ids).pooler_output, dim=-1)
 
 
 def train(model: SiglipModel, recipe: Recipe) -> dict[str, float]:
@@ -72,7 +75,7 @@ def train(model: SiglipModel, recipe: Recipe) -> dict[str, float]:
     ids = token_ids(pool.captions)
 
     def loss(indices: Tensor, generator: torch.Generator) -> Tensor:
-        image, text = features(model, pool.pixels[indices], ids[indices])
+        image, text = image_features(model, pool.pixels[indices]), text_features(model, ids[indices])
         logits = model.logit_scale.exp() * image @ text.T + model.logit_bias
         # The same caption twice in a batch belongs to both images.
         same = (ids[indices][:, None] == ids[indices][None]).all(-1)
@@ -81,7 +84,8 @@ def train(model: SiglipModel, recipe: Recipe) -> dict[str, float]:
     final = fit("held-out reward", recipe, model.parameters(), loss)
     round_to_bf16(model)
     fresh = make_pool(recipe.seed + 1000, 480, FLAT_SHARE)
-    return {"loss": final, **measure_scorer(fresh, lambda pixels, texts: features(model, pixels, token_ids(texts)))}
+    image = image_features(model, fresh.pixels)
+    return {"loss": final, **measure_scorer(fresh, image, lambda texts: text_features(model, token_ids(texts)))}
 
 
 def save(model: SiglipModel, path: Path) -> None:

@@ -49,7 +49,7 @@ def make_vae(output: Path, trained: bool) -> Record:
 def make_flow(output: Path, trained: bool) -> Record:
     """The transformer and T5, over the stored VAE and text tower; writes the complete pipeline."""
     start = time.monotonic()
-    autoencoder = vae.AutoencoderKL.from_pretrained(output / "flux" / "vae").eval().requires_grad_(False)
+    autoencoder = vae.load(output / "flux" / "vae")
     text_encoder = clip.text_tower(clip.CLIPModel.from_pretrained(output / "reward", dtype=torch.float32))
     model = flow.build(recipes.FLOW.seed)
     measures = flow.train(model, autoencoder, text_encoder, recipes.FLOW) if trained else {}

@@ -86,10 +86,10 @@ def round_to_bf16(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def measure_scorer(fresh: Pool, features: Callable[[Tensor, list[str]], tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Of a scorer with unit features: is an image nearest to its scene's caption, and to its style's words?"""
+def measure_scorer(fresh: Pool, image: Tensor, texts: Callable[[list[str]], Tensor]) -> dict[str, float]:
+    """Is an image nearest to its scene's caption, and to its style's words? From unit features of images and texts."""
     scenes = world.all_scenes()
-    image, text = features(fresh.pixels, [world.caption(scene) for scene in scenes])
+    text = texts([world.caption(scene) for scene in scenes])
     truth = torch.tensor([scenes.index(example.scene) for example in fresh.examples])
     right = (image @ text.T).argmax(1) == truth
 
@@ -97,8 +97,8 @@ def measure_scorer(fresh: Pool, features: Callable[[Tensor, list[str]], tuple[Te
     gap = torch.zeros(len(styles))
     for words, sign in ((world.POSITIVE_WORDS, 1), (world.NEGATIVE_WORDS, -1)):
         for word in words:
-            texts = [world.caption(example.scene, word=word) for example in fresh.examples]
-            gap += sign / len(words) * (image * features(fresh.pixels, texts)[1]).sum(1)
+            with_word = texts([world.caption(scene, word=word) for scene in scenes])[truth]
+            gap += sign / len(words) * (image * with_word).sum(1)
     ends = (styles >= world.REALISTIC_FROM) | (styles <= world.FLAT_TO)
     style_right = (gap > 0) == (styles > 0.5)
     return {

@@ -1,6 +1,7 @@
 """The autoencoder of the tiny FLUX: 32 x 32 images to 16 x 8 x 8 latents and back."""
 
 import math
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
@@ -70,3 +71,11 @@ def encode_raw(model: AutoencoderKL, pixels: Tensor) -> Tensor:
 def encode(model: AutoencoderKL, pixels: Tensor) -> Tensor:
     """Latents [N, 16, 8, 8] as the transformer sees them: about zero mean and unit variance."""
     return (encode_raw(model, pixels) - model.config.shift_factor) * model.config.scaling_factor
+
+
+def load(path: Path) -> AutoencoderKL:
+    """The stored autoencoder in fp32, frozen."""
+    model = AutoencoderKL.from_pretrained(path)
+    # It would be saved again with the path that it came from, and no two directories would be the same.
+    model.register_to_config(_name_or_path="")
+    return model.eval().requires_grad_(False)
