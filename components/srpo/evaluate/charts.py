@@ -38,7 +38,7 @@ def histogram(differences: NDArray[np.float64], name: str, better: int) -> Marku
     return Markup(
         f'<svg viewBox="0 0 260 120" role="img" aria-label="Histogram of differences in {escape(name)}">'
         f'{"".join(bars)}<path class="axis" d="M4 100H256"/><path class="zero" d="M{middle_x - 0.5} 0V104"/>'
-        f'<text x="4" y="115">{-widest:.2g}</text><text x="{middle_x}" y="115" text-anchor="middle">0</text>'
+        f'<text x="4" y="115">−{widest:.2g}</text><text x="{middle_x}" y="115" text-anchor="middle">0</text>'
         f'<text x="256" y="115" text-anchor="end">+{widest:.2g}</text></svg>'
     )
 
@@ -60,7 +60,8 @@ def curve(points: Sequence[tuple[float, float]], name: str, marked: float | None
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     inside = marked is not None and first <= marked <= max(steps)
     mark = f'<path class="mark" d="M{x_of(marked or 0):.1f} {top}V{bottom}"/>' if inside else ""
-    ticks = f'<text x="{left - 6}" y="{bottom}" text-anchor="end">{lowest:.3g}</text>'
+    lowest_y = bottom if rise else (top + bottom) / 2 + 4
+    ticks = f'<text x="{left - 6}" y="{lowest_y:g}" text-anchor="end">{lowest:.3g}</text>'
     if rise:
         ticks += f'<text x="{left - 6}" y="{top + 6}" text-anchor="end">{max(values):.3g}</text>'
     return Markup(

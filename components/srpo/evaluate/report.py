@@ -51,9 +51,9 @@ class Row(NamedTuple):
     name: str
     label: str
     judge: bool
-    before: str
-    after: str
-    delta: str
+    before: tuple[str, str]  # mean and interval
+    after: tuple[str, str]
+    delta: tuple[str, str]
     drawing: Markup
 
 
@@ -194,9 +194,9 @@ def _row(name: str, summary: Summary) -> Row:
         name,
         label(name),
         name in JUDGE,
-        f"{show(before['mean'])} [{show(before['low'])}, {show(before['high'])}]",
-        f"{show(after['mean'])} [{show(after['low'])}, {show(after['high'])}]",
-        f"{show(delta['mean'], True)} [{show(delta['low'], True)}, {show(delta['high'], True)}]",
+        (show(before["mean"]), f"[{show(before['low'])}, {show(before['high'])}]"),
+        (show(after["mean"]), f"[{show(after['low'])}, {show(after['high'])}]"),
+        (show(delta["mean"], True), f"[{show(delta['low'], True)}, {show(delta['high'], True)}]"),
         charts.interval(delta["mean"], delta["low"], delta["high"], better(name)),
     )
 

@@ -10,13 +10,13 @@ TRAINED = "srp"
 JUDGE = ("p_realistic", "content", "frechet")  # independent: never a reward
 GUARDS = (TRAINED, "held_out", *JUDGE)  # what must not get worse
 LABELS = {
-    "srp": "trained reward (relative)",
+    "srp": "trained reward",
     "held_out": "held-out reward",
     "p_realistic": "judged realistic",
     "content": "content kept",
     "frechet": "Fréchet distance",
-    "reward_score": "trained reward, plain score",
-    "held_out_srp": "held-out reward (relative)",
+    "reward_score": "trained reward, plain",
+    "held_out_srp": "held-out reward, relative",
 }
 Summary = Mapping[str, Mapping[str, Mapping[str, float]]]  # [before, after or delta][name][mean, low or high]
 
