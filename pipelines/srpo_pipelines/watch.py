@@ -61,7 +61,7 @@ def run_package(package: Path, arguments: Mapping[str, Any], folder: Path, termi
         try:
             failed = watch.follow()
         finally:
-            stop(process)
+            stop(process, f"{RECORD_VARIABLE}={record}")
             watch.drain()
             terminal.close()
     if failed or process.returncode:

@@ -38,7 +38,7 @@ EVALUATION = {{
     "gates": [{{"condition": "content stays", "value": 0.94, "passed": True}}],
     "passed": True,
 }}
-FILES = {{"evaluation": ("evaluation.json", EVALUATION), "release": ("release.json", {{"id": "r1", "candidate": True}})}}
+RELEASE = {{"id": "r1", "candidate": True}}
 
 
 def run(config, inputs, outputs, context):
@@ -53,9 +53,11 @@ def run(config, inputs, outputs, context):
         elif name == "metrics":
             path.write_text(json.dumps({{"number": 1.5}}))
         else:
-            file, content = FILES.get(name, ("content.json", {{"stage": "{name}", "shard": getattr(config, "shard", 0)}}))
+            file, content = "content.json", {{"stage": "{name}", "shard": getattr(config, "shard", 0)}}
+            if name == "evaluation":
+                file, content = "evaluation.json", EVALUATION
             if name == "release":
-                content = content | {{"uri": str(Path(config.destination) / "releases" / "r1")}}
+                file, content = "release.json", RELEASE | {{"uri": str(Path(config.destination) / "releases" / "r1")}}
             (path / file).write_text(json.dumps(content))
     context.progress(2, 2, loss=0.25)
 
@@ -107,7 +109,10 @@ class Project:
     def srpo(self, *arguments: str) -> tuple[int, str]:
         """Exit code and all that was shown."""
         process = self.start(*arguments)
-        shown, _ = process.communicate(timeout=120)
+        try:
+            shown, _ = process.communicate(timeout=180)
+        finally:
+            process.terminate()  # nothing, unless the time was up: then it ends its stages too
         return process.returncode, shown
 
     def run(self, *arguments: str) -> tuple[int, str]:

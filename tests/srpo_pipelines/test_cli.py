@@ -1,0 +1,179 @@
+"""The command line: bad input is refused before anything starts, and help says what there is."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from fakes import Project
+
+from srpo.configure.parameters import STAGES, Parameters
+from srpo_pipelines import processes
+from srpo_pipelines.cli import main
+from srpo_pipelines.settings import parameters, recipe_names
+from srpo_pipelines.watch import progress_of
+
+
+def refused(capsys, *arguments):
+    """What `srpo` said, having refused with exit code 2."""
+    assert main(list(arguments)) == 2
+    return capsys.readouterr().err.strip()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("learning_rte=0", "there is no parameter 'learning_rte': did you mean 'learning_rate'?"),
+        ("margin=0.5", "there is no parameter 'margin': did you mean train.margin?"),
+        ("train.margn=0.5", "train has no setting 'margn': did you mean 'margin'?"),
+        ("trian.margin=0.5", "there is no stage 'trian': did you mean 'train'?"),
+        ("steps=-1", "steps is -1"),
+        ("steps=many", "steps is 'many': it must be a whole number"),
+        ("learning_rate=nan", "learning_rate is nan"),
+        ("train.margin=[", "it is not valid YAML"),
+        ("sample_shards=0", "sample_shards is 0"),
+        ("tolerations=7", "tolerations is 7"),
+        ("steps", "it must be key=value"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_starts(capsys, tmp_path, given, said):
+    assert said in refused(capsys, "run", "--output", str(tmp_path / "out"), "--set", given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_recipe_names_the_known(capsys, tmp_path):
+    said = refused(capsys, "run", "--output", str(tmp_path / "out"), "--recipe", "dmeo")
+    assert said == "srpo: there is no recipe 'dmeo': did you mean 'demo'?"
+
+
+@pytest.mark.parametrize("command", ["run", "compile"])
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_output_that_is_a_file_is_refused(capsys, tmp_path, command, below):
+    (tmp_path / "file").write_text("mine")
+    assert "must be a folder" in refused(capsys, command, "--output", str(tmp_path / "file" / below))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_values_are_read_as_yaml_and_text_stays_text():
+    found = parameters(
+        None,
+        [
+            "learning_rate=3e-5",
+            "prompts=1",
+            "train.k_denoise=[0.1, 0.2]",
+            "overrides={train: {margin: 1}}",
+            "train.seed=7",
+            'tolerations=[{"key": "gpu", "operator": "Exists"}]',
+            "node_selector={pool: big}",
+        ],
+    )
+    assert found.learning_rate == 3e-5
+    assert found.prompts == "1"
+    assert found.overrides == {"train": {"k_denoise": [0.1, 0.2], "margin": 1, "seed": 7}}
+    assert found.tolerations == [{"key": "gpu", "operator": "Exists"}]
+    assert found.node_selector == {"pool": "big"}
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_recipes_hold_together_and_state_only_what_differs(recipe):
+    from srpo_pipelines.settings import load_recipe
+
+    parameters(recipe)
+    for name, value in load_recipe(recipe).items():
+        if name != "overrides":
+            assert getattr(Parameters(), name) != value, name
+    for stage, settings in load_recipe(recipe).get("overrides", {}).items():
+        for name, value in settings.items():
+            default = dataclasses.asdict(STAGES[stage]())[name]
+            assert default != value, f"{stage}.{name}"
+
+
+@pytest.mark.parametrize("command", ["run", "compile", "stage"])
+def test_every_command_has_help_with_an_example(capsys, command):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert f"example: srpo {command}" in capsys.readouterr().out
+
+
+def test_help_documents_every_parameter(capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    shown = capsys.readouterr().out
+    for field in dataclasses.fields(Parameters):
+        assert f"  {field.name} " in shown
+        assert field.metadata["description"] in shown
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys, srpo_pipelines.cli as cli\n"
+        "try: cli.main(['run', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'kfp', 'numpy', 'pyarrow', 'yaml'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-1] == "[]"
+
+
+def test_stage_lists_its_settings(capsys):
+    assert main(["stage", "train", "--settings"]) == 0
+    assert f"margin = {STAGES['train']().margin}  (a number)" in capsys.readouterr().out.splitlines()
+
+
+def test_stage_runs_from_a_file(tmp_path):
+    project = Project(tmp_path)
+    file = tmp_path / "stage.yaml"
+    given = {"workspace": "ws", "config": {}, "outputs": {"prompts": "made/prompts", "report": "made/report.html"}}
+    file.write_text(yaml.safe_dump(given))
+    code, shown = project.srpo("stage", "prepare_prompts", "--config", str(file))
+    assert code == 0, shown
+    assert (tmp_path / "made/prompts/content.json").is_file()
+    assert (tmp_path / "made/report.html").is_file()
+
+    file.write_text(yaml.safe_dump(given | {"config": {"colum": 1}}))
+    code, shown = project.srpo("stage", "prepare_prompts", "--config", str(file))
+    assert code == 2
+    last = shown.strip().splitlines()[-1]
+    assert last == "srpo: prepare_prompts: prepare_prompts has no setting 'colum': did you mean 'column'?"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("workspace: ws\nconfg: {}", "did you mean 'config'?"),
+        ("config: {}", "workspace is None"),
+        ("[1]", "it must be a mapping"),
+        ("a: [", "cannot be read as YAML"),
+        ("workspace: ws\noutputs: {prompt: x}", "did you mean 'prompts'?"),
+    ],
+)
+def test_stage_refuses_a_bad_file(capsys, tmp_path, text, said):
+    file = tmp_path / "stage.yaml"
+    file.write_text(text)
+    assert said in refused(capsys, "stage", "prepare_prompts", "--config", str(file))
+
+
+def test_stage_refuses_an_unknown_name(capsys):
+    assert "did you mean 'train'?" in refused(capsys, "stage", "trian", "--settings")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", '{"stage": "train"}', '{"stage": "x", "step": 1, "of": 2}', '{"stage": "train", "step": 1, "of": 0}'],
+)
+def test_only_progress_lines_are_progress(text):
+    assert progress_of(text) is None
+    assert progress_of('{"stage": "train", "step": 1, "of": 2, "loss": 1.5}') is not None
+
+
+def test_workers_whose_parent_has_gone_are_ended_too(monkeypatch):
+    monkeypatch.setattr(processes, "GRACE", 0.2)
+    process = subprocess.Popen(
+        ["sh", "-c", "setsid sleep 30 &"], start_new_session=True, text=True, env=os.environ | {"MARK": "this one"}
+    )
+    process.wait()
+    assert processes.marked("MARK=this one")
+    processes.stop(process, "MARK=this one")
+    assert not processes.marked("MARK=this one")
