@@ -4,16 +4,16 @@ import dataclasses
 from pathlib import Path
 
 from srpo.cache_rewards.config import Config
+from srpo.core.contracts.order import prompt_order
 from srpo.core.contracts.prompts import of_split, prompts_met, read_prompts
 from srpo.core.contracts.tensors import write_text_features
 from srpo.core.execution.device import find_device
 from srpo.core.execution.quiet import quiet
 from srpo.core.execution.stage import Context, Stage
-from srpo.core.objective.draws import prompt_order
 from srpo.core.objective.relative_reward import with_word
 from srpo.core.reports.page import page, table
 from srpo.core.rewards.dual_encoder import TextTower
-from srpo.core.storage.models import read_models, required
+from srpo.core.storage.models import read_models, required, reward_roles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     device = find_device("auto")
     rows = []
     words: dict[str, dict[str, list[str]]] = {}
-    for role in ("reward", "held_out"):
+    for role in [*reward_roles(models), "held_out"]:
         entry = required(models, role)
         positive = list(config.positive_words or entry.positive_words)
         negative = list(config.negative_words or entry.negative_words)

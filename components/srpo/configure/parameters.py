@@ -43,7 +43,7 @@ class Parameters:
     """The parameters of the `align` pipeline, in the order of the form."""
 
     model: str = described("tiny", "Base model: a catalogue name or the folder of a diffusers pipeline")
-    reward: str = described("tiny-clip", "Reward to train on: a catalogue name or the folder of a CLIP-like model")
+    reward: str = described("tiny-clip", "Reward to train on: a catalogue name or a folder; several as name=weight,name=weight")
     held_out_reward: str = described("tiny-siglip", "Reward that only judges: never trained on")
     prompts: str = described("tiny", "Prompt files, separated by commas, or `tiny` for the embedded set")
     steps: int = described(30, "Optimiser steps; the effect peaks early and collapses later")

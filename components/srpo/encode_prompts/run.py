@@ -7,12 +7,12 @@ import torch
 
 from srpo.core.backbones.conditioning import DTYPES
 from srpo.core.backbones.flux_text import FluxTextEncoder
+from srpo.core.contracts.order import prompt_order
 from srpo.core.contracts.prompts import of_split, prompts_met, read_prompts
 from srpo.core.contracts.tensors import ROWS_PER_GROUP, EmbeddingsInfo, EmbeddingsWriter
 from srpo.core.execution.device import find_device
 from srpo.core.execution.quiet import quiet
 from srpo.core.execution.stage import Context, Stage
-from srpo.core.objective.draws import prompt_order
 from srpo.core.reports.page import page, table
 from srpo.core.storage.models import read_models, required
 from srpo.encode_prompts.config import Config

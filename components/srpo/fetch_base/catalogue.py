@@ -23,6 +23,7 @@ class Source:
     positive_words: tuple[str, ...] = ()
     negative_words: tuple[str, ...] = ()
     judge: Path | None = None
+    weight: float = 1.0
 
 
 @cache

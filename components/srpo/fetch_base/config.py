@@ -7,7 +7,10 @@ from srpo.core.contracts.errors import require
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which models the run uses: a name of the catalogue or the path of a folder."""
+    """Which models the run uses: a name of the catalogue or the path of a folder.
+
+    Several rewards are trained on as a weighted sum: ``"name=1.0,other=0.5"``.
+    """
 
     model: str = "tiny"
     reward: str = "tiny-clip"
@@ -16,9 +19,26 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("model", "reward", "held_out_reward"):
             require(bool(getattr(self, name).strip()), name, getattr(self, name), "a catalogue name or a folder")
+        names = [name for name, _ in self.weighted_rewards()]
+        require(len(set(names)) == len(names), "reward", self.reward, "a list that names every reward once")
         require(
-            self.reward != self.held_out_reward,
+            self.held_out_reward not in names,
             "held_out_reward",
             self.held_out_reward,
             "another reward than the one trained on: it is what tells a real gain from a hacked one",
         )
+
+    def weighted_rewards(self) -> list[tuple[str, float]]:
+        """The rewards to train on with their weights, in order; raises :class:`InputError` for a weight that is none."""
+        rewards = []
+        for part in self.reward.split(","):
+            name, _, weight = part.strip().partition("=")
+            try:
+                number = float(weight or 1)
+            except ValueError:
+                number = 0.0
+            require(
+                bool(name) and 0 < number < float("inf"), "reward", self.reward, "'name' or 'name=weight,other=0.5'"
+            )
+            rewards.append((name, number))
+        return rewards

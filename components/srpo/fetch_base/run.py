@@ -41,6 +41,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
             licence=source.licence,
             positive_words=source.positive_words,
             negative_words=source.negative_words,
+            weight=source.weight,
         )
         context.progress(number, len(sources), model=source.name)
     write_models(outputs.models, models)
@@ -56,9 +57,14 @@ def find_sources(config: Config) -> dict[str, Source]:
     base = find("base", config.model)
     check_pipeline(base.folder)
     sources = {"base": base}
-    for role, name in (("reward", config.reward), ("held_out", config.held_out_reward)):
-        sources[role] = find("rewards", name)
-        check_files(sources[role].folder, "reward", ("config.json", "preprocessor_config.json"))
+    for number, (name, weight) in enumerate(config.weighted_rewards(), start=1):
+        sources["reward" if number == 1 else f"reward_{number}"] = dataclasses.replace(
+            find("rewards", name), weight=weight
+        )
+    sources["held_out"] = find("rewards", config.held_out_reward)
+    for role, source in sources.items():
+        if role != "base":
+            check_files(source.folder, "reward", ("config.json", "preprocessor_config.json"))
     if base.judge is not None:
         sources["judge"] = dataclasses.replace(base, name=f"{base.name}-judge", folder=base.judge, judge=None)
     return sources

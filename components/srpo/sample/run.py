@@ -145,7 +145,10 @@ def recipe(config: Config, item: Item, model: str, base: str, checkpoint: dict[s
         "model": model,
         "base": base,
         "weights": checkpoint["files"] if model == "tuned" else None,
-        **{name: getattr(config, name) for name in ("seed", "steps", "guidance", "shift", "resolution", "compute_dtype")},
+        **{
+            name: getattr(config, name)
+            for name in ("seed", "steps", "guidance", "shift", "resolution", "compute_dtype")
+        },
     }
 
 

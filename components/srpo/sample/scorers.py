@@ -14,11 +14,9 @@ from srpo.core.contracts.tensors import TextFeatures, read_text_features
 from srpo.core.rewards.dual_encoder import ImageTower
 from srpo.core.rewards.image_statistics import image_statistics
 from srpo.core.rewards.scores import prompt_scores
-from srpo.core.storage.models import ModelEntry, required
+from srpo.core.storage.models import ModelEntry, required, reward_roles
 from srpo.tiny import world
 from srpo.tiny.judge import Judge, load_judge
-
-ROLES = ("reward", "held_out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +28,11 @@ class Scorers:
 
     @classmethod
     def load(cls, models: dict[str, ModelEntry | None], text_features: Path, device: torch.device) -> "Scorers":
-        """Load both rewards' image towers and text features, and the judge if there is one."""
+        """Load all rewards' image towers and text features, and the judge if there is one."""
         table = text_features / "text_features.parquet"
         towers = {
             role: (ImageTower.load(required(models, role).folder, device), read_text_features(table, role))
-            for role in ROLES
+            for role in [*reward_roles(models), "held_out"]
         }
         judge = models.get("judge")
         return cls(towers, load_judge(judge.folder).to(device) if judge else None)

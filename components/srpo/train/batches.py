@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from srpo.core.backbones.conditioning import read_conditioning
-from srpo.core.backbones.flux import Conditioning
+from srpo.core.backbones.flux import Conditioning, Flux
 from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.prompts import Prompt, of_split, read_prompts
 from srpo.core.contracts.tensors import EmbeddingsReader, TextFeatures, read_text_features
+from srpo.core.storage.files import appearing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,14 +24,15 @@ class Texts:
 
     prompts: list[Prompt]  # the training split, sorted by id
     embeddings: EmbeddingsReader
-    reward: TextFeatures
+    rewards: dict[str, TextFeatures]  # by role: reward, reward_2, ...
     held_out: TextFeatures
 
     @classmethod
-    def open(cls, prompts: Path, embeddings: Path, text_features: Path, encoder: str) -> "Texts":
+    def open(cls, prompts: Path, embeddings: Path, text_features: Path, roles: Sequence[str], encoder: str) -> "Texts":
         """Open the three artifacts.
 
         Args:
+            roles: of the rewards that are trained on.
             encoder: digest of the base model that is trained.
 
         Raises:
@@ -44,7 +48,7 @@ class Texts:
         return cls(
             of_split(read_prompts(prompts), "train"),
             reader,
-            read_text_features(features, "reward"),
+            {role: read_text_features(features, role) for role in roles},
             read_text_features(features, "held_out"),
         )
 
@@ -52,7 +56,36 @@ class Texts:
         """Embeddings of the plain prompts, one row each; control words never reach the velocity model."""
         return read_conditioning(self.embeddings, prompt_ids).to(device, dtype)
 
-    def word_features(self, prompt_ids: Sequence[str], words: Sequence[str], device: torch.device) -> Tensor:
-        """The reward's text features ``[B, D]``: of every prompt under its own word."""
-        rows = [self.reward(prompt_id, word) for prompt_id, word in zip(prompt_ids, words, strict=True)]
+    def word_features(self, role: str, prompt_ids: Sequence[str], words: Sequence[str], device: torch.device) -> Tensor:
+        """A reward's text features ``[B, D]``: of every prompt under its own word ("" is the plain prompt)."""
+        rows = [self.rewards[role](prompt_id, word) for prompt_id, word in zip(prompt_ids, words, strict=True)]
         return torch.from_numpy(np.stack(rows)).to(device)
+
+
+def offline_latents(folder: Path, prompt_ids: Sequence[str], flux: Flux, size: int) -> Tensor:
+    """Clean latents ``[B, N, C]`` of the real images ``<prompt_id>.png`` (the offline variant), scaled to ``size``.
+
+    A latent is computed once and kept beside its image; what is read back is what was computed.
+
+    Raises:
+        InputError: a prompt without an image.
+    """
+    device = next(flux.transformer.parameters()).device
+    rows = []
+    for prompt_id in prompt_ids:
+        image, cached = folder / f"{prompt_id}.png", folder / f".{prompt_id}-{size}.safetensors"
+        if not cached.is_file():
+            if not image.is_file():
+                raise InputError(f"offline_images {str(folder)!r} has no {image.name}: it must hold one a prompt")
+            latent = flux.encode(read_pixels(image, size).to(device))
+            with appearing(cached) as partial:
+                save_file({"x0": latent.cpu().contiguous()}, partial)
+        rows.append(load_file(cached)["x0"])
+    return torch.cat(rows).to(device)
+
+
+def read_pixels(path: Path, size: int) -> Tensor:
+    """``[1, 3, size, size]`` in [0, 1]: the image's central square, scaled."""
+    with Image.open(path) as image:
+        square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)[None].float() / 255

@@ -10,18 +10,26 @@ COUNT = "a whole number of at least 1"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """One training run. Sigmas are in [0, 1], 1 = pure noise; a step is one optimiser step of ``batch_size`` prompts."""
+    """One training run. Sigmas are in [0, 1], 1 = pure noise; a step is one optimiser step of a batch."""
 
+    method: Literal["direct_align", "refl", "draft", "draft_lv"] = "direct_align"
     seed: int = 0
     steps: int = 20
     batch_size: int = 32  # prompts a step, over all processes
 
     # The optimiser: AdamW, constant rate, full parameters.
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     learning_rate: float = 5e-6
     weight_decay: float = 1e-4
     beta1: float = 0.9
     beta2: float = 0.999
     clip_norm: float = 0.1
+    ema_decay: float = 0.0  # above 0, what is judged and shipped is the moving average
+
+    # Low-rank adaptation in place of full parameters; rank 0 trains all parameters.
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
 
     # The rollout from known noise to a clean latent, without gradient.
     resolution: int = 720
@@ -29,6 +37,7 @@ class Config:
     rollout_guidance: float = 1.0
     shift: float = 3.0
     shared_noise: bool = True  # one noise a step for the whole batch (as published), or one a sample
+    offline_images: str | None = None  # folder of <prompt_id>.png: clean latents from real images, no rollout
 
     # Direct-Align: one model step between two sigmas of a grid, recovered by the known noise.
     guidance: float = 3.5
@@ -38,21 +47,35 @@ class Config:
     interval_bins: int = 100
     injections: int = 1  # gradient passes a rollout (eq. 6)
     matched_destination: bool = False
+    interval_per_sample: bool = False  # one interval a step for the whole batch (as published), or one a sample
+
+    # The baselines: how late ReFL stops, how many steps DRaFT-K and how many draws DRaFT-LV goes through.
+    refl_window: float = 0.4
+    draft_steps: int = 1
+    draft_lv_draws: int = 2
 
     # The relative reward: discounts are (at sigma_low, at sigma_high), linear between.
     reward_form: Literal["stable", "srp", "sgp", "cfg", "plain"] = "stable"
     branches: Literal["both", "denoise", "inversion"] = "both"
     k_denoise: tuple[float, ...] = (0.10, 0.25)
     k_inversion: tuple[float, ...] = (0.30, 0.01)
-    margin: float = 0.7
+    margin: float | None = 0.7  # None: the reward itself, without a hinge
+    late_weighting: bool = False  # the published multiplier lambda(sigma) on the reward
+    words_per: Literal["step", "sample"] = "step"
+    image_pairs: float | None = None  # noise (standard deviation) of the copy that an image-only reward is held against
+    reward_dtype: Literal["float32", "bfloat16"] = "float32"
 
     # How it runs.
     device: Literal["auto", "cpu", "cuda"] = "auto"
     processes: int = 1  # ranks on this machine: the GPUs of a pod, or processes on a CPU
     micro_batch_size: int = 4  # samples a forward
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    master_dtype: Literal["float32", "bfloat16"] = "float32"  # bfloat16 rounds stochastically, with adamw_8bit only
     gradient_checkpointing: bool = True
     checkpoint_every: int = 5
+    keep_checkpoints: int = 2
+    nonfinite_limit: int = 3  # steps skipped for a loss or gradient that is not finite, before the run stops
+    trackers: tuple[str, ...] = ("tensorboard",)
 
     # The guard: every so many steps, fixed prompts and noise are judged by the held-out reward.
     guard_every: int = 5
@@ -60,18 +83,33 @@ class Config:
     guard_noises: int = 2
     guard_steps: int = 25
     guard_tolerance: float = 0.02  # how far the held-out alignment (a cosine) of what ships may fall below the base's
+    guard_drift: float = 1.6  # by which factor an image statistic of what ships may differ from the base's
+    guard_patience: int = 2  # unsound readings in a row that stop the run
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "rollout_steps", "resolution", "injections", "processes", "micro_batch_size"):
             require(getattr(self, name) >= 1, name, getattr(self, name), COUNT)
+        require(self.guard_drift > 1, "guard_drift", self.guard_drift, "a factor above 1")
+        for name in ("draft_steps", "draft_lv_draws", "keep_checkpoints", "nonfinite_limit", "guard_patience"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), COUNT)
         for name in ("checkpoint_every", "guard_every", "guard_prompts", "guard_noises", "guard_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), COUNT)
         require(self.steps >= 1, "steps", self.steps, COUNT)
-        for name in ("learning_rate", "weight_decay", "margin", "guidance", "rollout_guidance"):
+        for name in ("learning_rate", "weight_decay", "guidance", "rollout_guidance", "guard_tolerance"):
             require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "a number of at least 0")
         for name in ("clip_norm", "shift"):
             require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
-        for name in ("beta1", "beta2"):
+        require(self.margin is None or self.margin >= 0, "margin", self.margin, "null or a number of at least 0")
+        require(self.lora_rank >= 0, "lora_rank", self.lora_rank, "a whole number of at least 0")
+        require(0 < self.refl_window <= 1, "refl_window", self.refl_window, "in (0, 1]")
+        require(self.draft_steps <= self.rollout_steps, "draft_steps", self.draft_steps, "at most rollout_steps")
+        require(
+            self.master_dtype == "float32" or self.optimizer == "adamw_8bit",
+            "master_dtype",
+            self.master_dtype,
+            "'float32' unless optimizer is 'adamw_8bit', which rounds stochastically",
+        )
+        for name in ("beta1", "beta2", "ema_decay"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number in [0, 1)")
         require(0 < self.sigma_low < 1, "sigma_low", self.sigma_low, "in (0, 1)")
         require(
@@ -90,6 +128,9 @@ class Config:
         for name in ("k_denoise", "k_inversion"):
             value = getattr(self, name)
             require(len(value) == 2, name, list(value), "two numbers: at sigma_low and at sigma_high")
+        if self.matched_destination:
+            floor = self.sigma_low - self.interval_bins * (self.sigma_high - self.sigma_low) / self.sigma_bins
+            require(floor >= 0, "sigma_low", self.sigma_low, "one interval above 0, where matched inversions start")
         require(
             self.batch_size % self.processes == 0,
             "batch_size",

@@ -1,8 +1,9 @@
-"""The guard: fixed prompts and noise, judged by the reward that is not trained on, decide which checkpoint ships.
+"""The guard: fixed prompts and noise, judged by the reward that is not trained on, decide what ships and when to stop.
 
 The training reward can be hacked and its own curve is noisy, so neither decides. The best checkpoint is a trade-off: the
 largest style gain (held-out SRP) among those whose held-out alignment (cosine with the plain prompt) fell by less than a
-stated amount. Maximising alignment alone would ship the untouched base.
+stated amount, and whose image statistics stayed within a stated factor of the base's. Maximising alignment alone would
+ship the untouched base.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from srpo.core.backbones.flux import Flux
+from srpo.core.contracts.order import prompt_order
 from srpo.core.objective import draws
 from srpo.core.objective.direct_align import euler_rollout
 from srpo.core.objective.schedule import sampler_sigmas
@@ -22,14 +24,16 @@ from srpo.core.rewards.scores import prompt_scores
 from srpo.train.batches import Texts
 from srpo.train.config import Config
 
+STATISTICS = ("saturation", "contrast", "sharpness", "diversity")
+
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
     """What the guard saw at a step: means over its fixed images."""
 
     step: int
-    held_out: float
-    held_out_srp: float
+    held_out: float  # cosine with the plain prompt
+    held_out_srp: float  # style, by the held-out reward
     saturation: float
     contrast: float
     sharpness: float
@@ -39,7 +43,7 @@ class Reading:
 def read_guard(config: Config, flux: Flux, judge: ImageTower, texts: Texts, step: int) -> Reading:
     """Sample the guard's images with the model as it is now, split over the ranks by prompt, and judge them."""
     size, device = config.resolution, next(flux.transformer.parameters()).device
-    order = draws.prompt_order(len(texts.prompts), len(texts.prompts), config.seed)
+    order = prompt_order(len(texts.prompts), len(texts.prompts), config.seed)
     prompts = [texts.prompts[place] for place in order[: config.guard_prompts]]
     shape = (1, flux.vae.config.latent_channels, size // flux.vae_scale, size // flux.vae_scale)
     sigmas = sampler_sigmas(config.guard_steps, config.shift)
@@ -66,12 +70,23 @@ def read_guard(config: Config, flux: Flux, judge: ImageTower, texts: Texts, step
     return Reading(step, **{name: sum(row[name] for row in rows) / len(rows) for name in rows[0]})
 
 
-def best_reading(readings: Sequence[Reading], tolerance: float) -> Reading:
-    """The reading whose checkpoint ships; the first one is the untouched base.
+def sound(reading: Reading, base: Reading, config: Config) -> bool:
+    """Whether a reading is good enough to ship: alignment held, image statistics within a factor of the base's."""
+    if reading.held_out < base.held_out - config.guard_tolerance:
+        return False
+    factor = config.guard_drift
+    return all(
+        getattr(base, name) / factor <= getattr(reading, name) <= getattr(base, name) * factor for name in STATISTICS
+    )
 
-    Args:
-        readings: in order of steps.
-        tolerance: how far the held-out alignment may fall below the base's, as a cosine.
-    """
-    floor = readings[0].held_out - tolerance
-    return max((reading for reading in readings if reading.held_out >= floor), key=lambda reading: reading.held_out_srp)
+
+def best_reading(readings: Sequence[Reading], config: Config) -> Reading:
+    """The reading whose weights ship: the most style among the sound ones; the first reading is the untouched base."""
+    good = [reading for reading in readings if sound(reading, readings[0], config)]
+    return max(good or readings[:1], key=lambda reading: reading.held_out_srp)
+
+
+def collapsed(readings: Sequence[Reading], config: Config) -> bool:
+    """Whether to stop: the last ``guard_patience`` readings were all unsound, after the base."""
+    last = readings[1:][-config.guard_patience :]
+    return len(last) == config.guard_patience and not any(sound(reading, readings[0], config) for reading in last)

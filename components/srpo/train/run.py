@@ -2,19 +2,24 @@
 
 import dataclasses
 import json
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from srpo.core.contracts.config import from_mapping
 from srpo.core.contracts.errors import InputError
+from srpo.core.contracts.order import prompt_order
 from srpo.core.contracts.prompts import of_split, read_prompts
 from srpo.core.contracts.tensors import EmbeddingsReader, read_text_features
 from srpo.core.execution.stage import Context, Stage
 from srpo.core.reports.page import curves, page, paragraph, table
 from srpo.core.storage.files import list_files, write_json, write_text
-from srpo.core.storage.models import ModelEntry, read_models, required
+from srpo.core.storage.models import ModelEntry, read_models, required, reward_roles
 from srpo.train.config import Config
 
 CURVES = ("loss", "reward_denoise", "reward_inversion", "grad_norm")
@@ -43,48 +48,60 @@ class Outputs:
 def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> None:
     """Preflight, launch, collect. A run that was interrupted goes on from its newest complete checkpoint."""
     models = read_models(inputs.models, context.workspace)
+    preflight(config, inputs, models, context.state)
+    write_json(context.state / "job.json", job_of(config, inputs, models, context.state))
+    launch(config, context.state)
+    collect(config, outputs, context.state, context.workspace, required(models, "base").digest)
+
+
+def job_of(config: Config, inputs: Inputs, models: dict[str, ModelEntry | None], state: Path) -> dict[str, Any]:
+    """What every rank is told (:class:`srpo.train.worker.Job`)."""
     base = required(models, "base")
-    preflight(config, inputs, base)
-    job = {
+    rewards = [(role, required(models, role)) for role in reward_roles(models)]
+    return {
         "config": dataclasses.asdict(config),
         "base": base.path,
         "base_digest": base.digest,
-        "reward": required(models, "reward").path,
+        "rewards": [(role, entry.path, entry.weight) for role, entry in rewards],
         "held_out": required(models, "held_out").path,
-        "prompts": str(inputs.prompts),
-        "embeddings": str(inputs.embeddings),
-        "text_features": str(inputs.text_features),
-        "state": str(context.state),
+        **{name: str(getattr(inputs, name)) for name in ("prompts", "embeddings", "text_features")},
+        "state": str(state),
     }
-    write_json(context.state / "job.json", job)
-    launch(config, context.state)
 
-    result = json.loads((context.state / "result.json").read_text(encoding="utf-8"))
+
+def collect(config: Config, outputs: Outputs, state: Path, workspace: Path, base: str) -> None:
+    """Turn what the ranks left into the artifact, the metrics and the report."""
+    result = json.loads((state / "result.json").read_text(encoding="utf-8"))
     records, step = result["records"], result["best_step"]
-    weights = context.state / f"weights-{step:06d}"
+    weights = state / f"weights-{step:06d}"
+    for path in (*state.glob("step-*"), *state.glob("weights-*")):  # the run is over: only what ships is kept
+        if path != weights:
+            shutil.rmtree(path)
     checkpoint = {
         "schema": "srpo.checkpoint/1",
         "kind": "full",
         "step": step,
         "steps": config.steps,
-        "weights": weights.relative_to(context.workspace).as_posix(),
+        "collapsed": result["collapsed"],
+        "weights": weights.relative_to(workspace).as_posix(),
         "files": list_files(weights),
-        "base": base.digest,
+        "base": base,
         "config": dataclasses.asdict(config),
     }
     write_json(outputs.checkpoint / "checkpoint.json", checkpoint)
     write_text(outputs.checkpoint / "history.jsonl", "".join(json.dumps(record) + "\n" for record in records))
     write_json(outputs.metrics, metrics(records, step))
-    write_text(outputs.report, report(config, records, step))
+    write_text(outputs.report, report(config, records, step, result["collapsed"]))
 
 
-def preflight(config: Config, inputs: Inputs, base: ModelEntry) -> None:
+def preflight(config: Config, inputs: Inputs, models: dict[str, ModelEntry | None], state: Path) -> None:
     """Find what would fail later, before any weight is loaded.
 
     Raises:
         InputError: an image size the model cannot take, embeddings of another encoder or without a prompt that will be
-            drawn, text features without control words.
+            drawn, text features without control words, or too little disk space for checkpoints.
     """
+    base = required(models, "base")
     # Image sizes and prompts are checked against the small files that describe the model; no weight is read.
     vae = json.loads((base.folder / "vae" / "config.json").read_text(encoding="utf-8"))
     unit = 2 ** len(vae["block_out_channels"])
@@ -94,29 +111,101 @@ def preflight(config: Config, inputs: Inputs, base: ModelEntry) -> None:
     if reader.info.encoder != base.digest:
         raise InputError(f"{inputs.embeddings} was not made by the encoders of {base.name!r}: run encode_prompts again")
     prompts = of_split(read_prompts(inputs.prompts), "train")
-    missing = [prompt.prompt_id for prompt in prompts if prompt.prompt_id not in reader]
-    if len(missing) > max(0, len(prompts) - config.steps * config.batch_size):
-        raise InputError(f"the embeddings lack {len(missing)} training prompts, such as {missing[0]!r}")
-    features = read_text_features(inputs.text_features / "text_features.parquet", "reward")
-    if config.reward_form != "plain" and not (features.positive_words and features.negative_words):
-        raise InputError("the reward has no control words: name positive_words and negative_words for cache_rewards")
+    for place in set(prompt_order(config.steps * config.batch_size, len(prompts), config.seed)):
+        if prompts[place].prompt_id not in reader:
+            raise InputError(
+                f"the embeddings lack the prompt {prompts[place].prompt_id!r}, which this run draws: "
+                "encode_prompts must have the same seed and at least steps x batch_size train_prompts"
+            )
+    for role in reward_roles(models):
+        features = read_text_features(inputs.text_features / "text_features.parquet", role)
+        if config.reward_form != "plain" and not (features.positive_words and features.negative_words):
+            raise InputError(f"{role} has no control words: name positive_words and negative_words for cache_rewards")
+    weights = sum(file.stat().st_size for file in (base.folder / "transformer").glob("*.safetensors"))
+    shares = 1 if config.lora_rank else config.keep_checkpoints + 1
+    need = weights * (2 + 6 * shares)  # two sets of bfloat16 weights; a checkpoint is three float32 numbers a weight
+    state.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(state).free
+    if need > free:
+        raise InputError(
+            f"the workspace has {free / 2**30:.1f} GiB free: checkpoints need about {need / 2**30:.1f} GiB; "
+            "use a larger volume or a smaller keep_checkpoints"
+        )
 
 
 def launch(config: Config, state: Path) -> None:
-    """Start the ranks with torchrun and wait; raises RuntimeError with the rank's own error when one failed."""
+    """Start the ranks with torchrun and wait; SIGTERM is passed on, so that they save before they end.
+
+    Raises:
+        RuntimeError: with the rank's own message, when one failed.
+        SystemExit: 143 after SIGTERM, with a checkpoint saved.
+    """
     error = state / "error.txt"
     error.unlink(missing_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.processes)]
-    with subprocess.Popen([*command, "-m", "srpo.train.worker", "--job", str(state / "job.json")]) as process:
+    with subprocess.Popen([*command, "-m", "srpo.train", "--job", str(state / "job.json")]) as process:
+        terminated = []
+        before = signal.getsignal(signal.SIGTERM)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: (terminated.append(True), process.terminate()))
         try:
             code = process.wait()
-        except BaseException:  # Ctrl-C, SIGTERM as an exception: the ranks must not outlive us
+        except BaseException:  # Ctrl-C: the ranks must not outlive us
             process.terminate()
             process.wait()
             raise
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)
+    if terminated:
+        raise SystemExit(143)
     if code:
         message = error.read_text(encoding="utf-8") if error.is_file() else f"a rank ended with exit code {code}"
-        raise RuntimeError(message)
+        kind, _, text = message.partition(": ")
+        raise InputError(text) if kind == "InputError" else RuntimeError(message)
+
+
+def workstation_job(settings: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    """The workstation's way in (``torchrun -m srpo.train``): the job that ``settings`` describe.
+
+    ``settings`` has ``config``, ``workspace``, ``inputs`` and ``output``; with ``check`` (on one rank) everything is
+    checked that can be checked before weights are loaded.
+
+    Raises:
+        InputError: an unknown key, a missing input, or whatever :func:`preflight` finds.
+    """
+    job = from_mapping(Workstation, settings, "train.yaml")
+    config = from_mapping(Config, job.config, "train")
+    missing = [field.name for field in dataclasses.fields(Inputs) if field.name not in job.inputs]
+    if missing:
+        raise InputError(f"train.yaml has no input {missing[0]!r}: it must name the artifact's folder")
+    inputs = Inputs(**{field.name: Path(job.inputs[field.name]) for field in dataclasses.fields(Inputs)})
+    models, state = read_models(inputs.models, Path(job.workspace)), Path(job.output) / "state"
+    if check:
+        preflight(config, inputs, models, state)
+    return job_of(config, inputs, models, state)
+
+
+def finish(settings: Mapping[str, Any]) -> None:
+    """After a workstation run: write checkpoint/, report.html and metrics.json below the output folder."""
+    job = from_mapping(Workstation, settings, "train.yaml")
+    output = Path(job.output)
+    outputs = Outputs(output / "checkpoint", output / "report.html", output / "metrics.json")
+    outputs.checkpoint.mkdir(parents=True, exist_ok=True)
+    base = required(read_models(Path(job.inputs["models"]), Path(job.workspace)), "base").digest
+    # The weights lie below the output folder, so that is what their path is relative to.
+    collect(from_mapping(Config, job.config, "train"), outputs, output / "state", output, base)
+    print(f"srpo: train: finished, see {outputs.report}", flush=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workstation:
+    """The file that ``torchrun -m srpo.train --config`` reads."""
+
+    workspace: str
+    output: str
+    inputs: dict[str, str]
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def metrics(records: Sequence[dict[str, Any]], step: int) -> dict[str, float]:
@@ -125,7 +214,7 @@ def metrics(records: Sequence[dict[str, Any]], step: int) -> dict[str, float]:
     return {"best_step": step, "steps": last["step"], **{name: last[name] for name in CURVES if name in last}}
 
 
-def report(config: Config, records: Sequence[dict[str, Any]], step: int) -> str:
+def report(config: Config, records: Sequence[dict[str, Any]], step: int, stopped: bool) -> str:
     """Training curves and guard readings as a page."""
 
     def points(name: str) -> list[tuple[float, float]]:
@@ -134,7 +223,10 @@ def report(config: Config, records: Sequence[dict[str, Any]], step: int) -> str:
     settings = [(name, value) for name, value in dataclasses.asdict(config).items()]
     return page(
         "Training",
-        paragraph(f"{config.steps} steps; the weights of step {step} are the output, chosen by the held-out reward."),
+        paragraph(
+            f"{records[-1]['step']} of {config.steps} steps; the weights of step {step} are the output, chosen by the "
+            "held-out reward and image statistics." + (" The guard saw a collapse and stopped the run." * stopped)
+        ),
         curves({name: points(name) for name in (*CURVES, *GUARD_CURVES)}),
         table(("setting", "value"), settings),
     )

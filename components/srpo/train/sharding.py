@@ -1,53 +1,85 @@
-"""The transformer over the ranks: FSDP2 sharding, weights read once, checkpoints that are whole or not there."""
+"""The transformer over the ranks: FSDP2 shards of float32 master weights, read once; optimiser and moving average."""
 
 import contextlib
-import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from huggingface_hub import split_torch_state_dict_into_shards
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_model_state_dict,
-    set_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
+from srpo.core.backbones.conditioning import DTYPES
+from srpo.core.objective import draws
 from srpo.core.storage.files import appearing, write_json
+from srpo.train.config import Config
+
+ADAPTER = "default"
+LORA_FILE = "pytorch_lora_weights.safetensors"  # where diffusers looks for it
 
 
-def sharded_transformer(folder: Path, device: torch.device, compute_dtype: torch.dtype, checkpointing: bool) -> Any:
-    """The transformer of ``folder`` with float32 master weights, sharded over all ranks, computing in ``compute_dtype``.
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """The ranks that torchrun started, joined; gloo on CPUs and nccl on GPUs."""
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
-    Only rank 0 reads the weights; the others start from empty shards. Gathered weights are kept between the forwards of a
-    rollout and dropped by the backward pass, so that a rollout costs one all-gather and not one a model call.
+
+def sharded_transformer(config: Config, folder: Path, device: torch.device) -> Any:
+    """The transformer of ``folder``, sharded over all ranks, computing in the configured dtype.
+
+    Trained parameters are kept in ``master_dtype``; with LoRA the frozen base is kept in the compute dtype. Only rank 0
+    reads the weights; the others start from empty shards. Gathered weights stay between the forwards of a rollout and are
+    dropped by the backward pass, so that a rollout costs one all-gather and not one a model call.
     """
+    compute, master = DTYPES[config.compute_dtype], DTYPES[config.master_dtype]
     with torch.device("meta"):
         model = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(folder))
-    model = model.to(torch.float32)
+        model.to(compute if config.lora_rank else master)
+        if config.lora_rank:
+            model.requires_grad_(False)
+            targets = list(config.lora_targets)
+            model.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=targets))
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.to(master)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in [*model.transformer_blocks, *model.single_transformer_blocks]:
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     model.to_empty(device=device)
-    whole = {name: value.float() for name, value in read_weights(folder).items()} if dist.get_rank() == 0 else {}
+    whole = initial_weights(config, model, folder) if dist.get_rank() == 0 else {}
     set_model_state_dict(model, whole, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
-    if checkpointing:
+    if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     return model.train()
+
+
+def initial_weights(config: Config, model: Any, folder: Path) -> dict[str, Tensor]:
+    """The base's weights under the model's own names; LoRA's A is drawn from the seed and its B is zero."""
+    stored = read_weights(folder)
+    weights = {}
+    for name, parameter in model.state_dict().items():
+        if ".lora_A." in name:
+            weights[name] = draws.noise(tuple(parameter.shape), config.seed, "lora", name) / config.lora_rank
+        elif ".lora_B." in name:
+            weights[name] = torch.zeros(tuple(parameter.shape))
+        else:
+            weights[name] = stored[name.replace(".base_layer.", ".")].to(parameter.dtype)
+    return weights
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -58,68 +90,126 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def save_checkpoint(model: Any, optimizer: torch.optim.Optimizer, folder: Path, facts: Mapping[str, Any]) -> None:
-    """Save shards of model and optimiser under ``folder``; the folder appears when all ranks are done, by one rename."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    if dist.get_rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-    dist.barrier()
-    weights, moments = get_state_dict(model, optimizer)
-    dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=partial)
-    if dist.get_rank() == 0:
-        write_json(partial / "facts.json", dict(facts))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    dist.barrier()
+def drop_gathered(model: Any) -> None:
+    """Free the gathered weights that a rollout left; the next forward gathers again."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
-def load_checkpoint(model: Any, optimizer: torch.optim.Optimizer, folder: Path) -> dict[str, Any]:
-    """Load what :func:`save_checkpoint` saved, on any number of ranks; returns its ``facts``."""
-    weights, moments = get_state_dict(model, optimizer)
-    state = {"model": weights, "optimizer": moments}
-    dcp.load(state, checkpoint_id=folder)
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-    return dict(json.loads((folder / "facts.json").read_text(encoding="utf-8")))
+def trained_parameters(model: Any) -> list[Any]:
+    """The parameters that are trained, as shards."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint below ``folder``, or None."""
-    found = sorted(path for path in folder.glob("step-*") if (path / "facts.json").is_file())
-    return found[-1] if found else None
+def make_optimizer(config: Config, model: Any) -> torch.optim.Optimizer:
+    """AdamW over the shards, or torchao's with 8-bit moments (and stochastic rounding of bfloat16 masters)."""
+    settings: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": (config.beta1, config.beta2),
+        "weight_decay": config.weight_decay,
+    }
+    if config.optimizer == "adamw_8bit":
+        from torchao.optim import AdamW8bit
+
+        rounding = config.master_dtype == "bfloat16"
+        optimizer: torch.optim.Optimizer = AdamW8bit(
+            trained_parameters(model), bf16_stochastic_round=rounding, **settings
+        )
+        return optimizer
+    return torch.optim.AdamW(trained_parameters(model), foreach=True, **settings)
 
 
-def keep_newest(folder: Path, number: int) -> None:
-    """Remove all but the ``number`` newest checkpoints below ``folder`` (rank 0)."""
-    if dist.get_rank() == 0:
-        for path in sorted(folder.glob("step-*"))[:-number]:
-            shutil.rmtree(path)
+class MovingAverage:
+    """An exponential moving average of the trained shards; while it is ``swapped`` in, the model is the average."""
+
+    def __init__(self, model: Any, decay: float) -> None:
+        self.model, self.decay = model, decay
+        self.shards = {name: _local(p).detach().clone() for name, p in self._named()} if decay else {}
+
+    def update(self) -> None:
+        """Move towards the model's present weights; call after each optimiser step."""
+        if self.decay:
+            for name, parameter in self._named():
+                self.shards[name].lerp_(_local(parameter).detach(), 1 - self.decay)
+
+    @contextlib.contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Within, the model has the averaged weights; without a decay nothing changes."""
+        drop_gathered(self.model)
+        self._swap()
+        try:
+            yield
+        finally:
+            drop_gathered(self.model)
+            self._swap()
+
+    def state(self) -> dict[str, Any]:
+        """The average as a state dict of sharded tensors, for a distributed checkpoint."""
+        return {
+            name: DTensor.from_local(
+                self.shards[name], p.device_mesh, p.placements, shape=p.shape, stride=p.stride(), run_check=False
+            )
+            for name, p in self._named()
+            if self.decay
+        }
+
+    def _swap(self) -> None:
+        if self.decay:
+            for name, parameter in self._named():
+                local = _local(parameter).detach()
+                held = local.clone()
+                local.copy_(self.shards[name])
+                self.shards[name].copy_(held)
+
+    def _named(self) -> list[tuple[str, Any]]:
+        return [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
 
 
-def save_weights(model: Any, folder: Path) -> None:
-    """Write the whole transformer as bfloat16 safetensors in a diffusers folder, from rank 0; it appears whole."""
+def save_weights(config: Config, model: Any, folder: Path) -> None:
+    """Write the whole transformer as bfloat16 safetensors in a diffusers folder, from rank 0; it appears whole.
+
+    LoRA is merged, so that every consumer can load it; the adapter alone lies beside it in ``lora/``.
+    """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights = {name: value.to(torch.bfloat16) for name, value in get_model_state_dict(model, options=options).items()}
+    weights = get_model_state_dict(model, options=options)
     if dist.get_rank() == 0:
+        adapter = {name: value for name, value in weights.items() if ".lora_" in name}
+        whole = merged(weights, config.lora_alpha / config.lora_rank) if config.lora_rank else weights
         shutil.rmtree(folder, ignore_errors=True)
         with appearing(folder) as partial:
             partial.mkdir()
             model.save_config(partial)
-            plan = split_torch_state_dict_into_shards(
-                weights, filename_pattern="diffusion_pytorch_model{suffix}.safetensors", max_shard_size="10GB"
-            )
-            for name, keys in plan.filename_to_tensors.items():
-                save_file({key: weights[key].contiguous() for key in keys}, partial / name, {"format": "pt"})
-            if plan.is_sharded:
-                index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-                write_json(partial / "diffusion_pytorch_model.safetensors.index.json", index)
+            write_shards({name: value.to(torch.bfloat16) for name, value in whole.items()}, partial)
+            if adapter:
+                (partial / "lora").mkdir()
+                named = {f"transformer.{name.replace(f'.{ADAPTER}.', '.')}": v for name, v in adapter.items()}
+                save_file({name: value.contiguous() for name, value in named.items()}, partial / "lora" / LORA_FILE)
     dist.barrier()
 
 
-@contextlib.contextmanager
-def process_group(device: torch.device) -> Any:
-    """The ranks that torchrun started, joined; gloo on CPUs and nccl on GPUs."""
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+def merged(weights: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """Base weights with ``scale * B A`` added, under the names of a model without adapters; computed in float32."""
+    whole = {name.replace(".base_layer.", "."): value for name, value in weights.items() if ".lora_" not in name}
+    for name, a in weights.items():
+        if f".lora_A.{ADAPTER}." in name:
+            b = weights[name.replace(".lora_A.", ".lora_B.")]
+            target = name.replace(f".lora_A.{ADAPTER}.", ".")
+            whole[target] = whole[target].float() + scale * (b.float() @ a.float())
+    return whole
+
+
+def write_shards(weights: dict[str, Tensor], folder: Path) -> None:
+    """Write tensors as diffusers does: one file, or shards of 10 GB with an index."""
+    pattern = "diffusion_pytorch_model{suffix}.safetensors"
+    plan = split_torch_state_dict_into_shards(weights, filename_pattern=pattern, max_shard_size="10GB")
+    for name, keys in plan.filename_to_tensors.items():
+        save_file({key: weights[key].contiguous() for key in keys}, folder / name, {"format": "pt"})
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        write_json(folder / "diffusion_pytorch_model.safetensors.index.json", index)
+
+
+def _local(parameter: Any) -> Tensor:
+    local: Tensor = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    return local

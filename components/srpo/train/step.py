@@ -2,54 +2,54 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from srpo.core.backbones.flux import Conditioning, Flux
+from srpo.core.contracts.order import prompt_order
 from srpo.core.objective import draws
-from srpo.core.objective.direct_align import branch_sigmas, direct_align, euler_rollout
-from srpo.core.objective.relative_reward import branch_reward, hinge
-from srpo.core.objective.schedule import discount, draw_interval, sampler_sigmas, training_sigmas
+from srpo.core.objective.direct_align import euler_rollout
+from srpo.core.objective.relative_reward import branch_reward, image_pair_reward, reward_loss
+from srpo.core.objective.schedule import sampler_sigmas
 from srpo.core.rewards.dual_encoder import ImageTower
-from srpo.train.batches import Texts
+from srpo.train.batches import Texts, offline_latents
 from srpo.train.config import Config
+from srpo.train.estimates import Estimate, estimates, needs_rollout, passes
 
 
 @dataclasses.dataclass(frozen=True)
-class Interval:
-    """One gradient pass of a step: a branch between two sigmas, with its discount."""
+class Reward:
+    """A reward that is trained on: its image tower, the role its text features are stored under, its weight."""
 
-    branch: str
-    start: float
-    end: float
-    k: float
+    role: str
+    tower: ImageTower
+    weight: float
 
 
 def gradient_step(
-    config: Config, flux: Flux, reward: ImageTower, texts: Texts, step: int, rows: list[int], scale: float
+    config: Config, flux: Flux, rewards: list[Reward], texts: Texts, step: int, rows: list[int], scale: float
 ) -> dict[str, float]:
     """Accumulate the gradient of step number ``step`` for the samples ``rows`` of its batch.
 
     Args:
         config: the run's settings.
         flux: the model; its transformer receives the gradients.
-        reward: the image tower that is trained on.
+        rewards: what is maximised, as a weighted sum.
         texts: embeddings and text features.
         step: from 0; with the seed and a sample's number it decides everything random.
         rows: which samples of the global batch this process computes.
         scale: factor on the loss of a sample, such that the sum over all samples and processes is the mean.
 
     Returns:
-        Sums over ``rows`` of loss and rewards, and the seconds of each phase.
+        Sums over ``rows`` of the loss and of each branch's reward, and the seconds of each phase.
     """
     size = config.resolution
     device = next(flux.transformer.parameters()).device
-    order = draws.prompt_order((step + 1) * config.batch_size, len(texts.prompts), config.seed)
+    order = prompt_order((step + 1) * config.batch_size, len(texts.prompts), config.seed)
     prompts = [texts.prompts[place] for place in order[-config.batch_size :]]
-    word, other = draws.word_pair(texts.reward.positive_words, texts.reward.negative_words, config.seed, step)
-    passes = list(gradient_passes(config, step))
+    number = passes(config)
     sums = dict.fromkeys(("loss", "reward_denoise", "reward_inversion"), 0.0)
     seconds = Stopwatch(device)
 
@@ -57,47 +57,72 @@ def gradient_step(
         samples = rows[first : first + config.micro_batch_size]
         prompt_ids = [prompts[row].prompt_id for row in samples]
         condition = texts.conditioning(prompt_ids, device, flux.compute_dtype)
-        positive = texts.word_features(prompt_ids, [word] * len(samples), device)
-        negative = texts.word_features(prompt_ids, [other] * len(samples), device)
         noise = step_noise(config, flux, step, samples).to(device)
 
-        with seconds("rollout"):
-            x0 = rollout(config, flux, noise, condition)
-        for part in passes:
-            start, end, k = (torch.tensor(value, device=device) for value in (part.start, part.end, part.k))
+        def velocity(x: Tensor, sigma: Tensor, given: Conditioning = condition) -> Tensor:
+            return flux.velocity(x, sigma, given, config.guidance, size, size)
+
+        x0 = None
+        if needs_rollout(config):
+            with seconds("rollout"):
+                x0 = clean_latents(config, flux, condition, noise, prompt_ids)
+        stream = estimates(config, velocity, x0, noise, step, samples)
+        while True:
             with seconds("forward"):
-                x0_hat = direct_align(
-                    lambda x, sigma, given=condition: flux.velocity(x, sigma, given, config.guidance, size, size),
-                    x0,
-                    noise,
-                    start,
-                    end,
-                )
-                pixels = flux.decode(x0_hat, size, size, checkpointed=config.gradient_checkpointing)
-                gain = branch_reward(part.branch, reward(pixels), positive, negative, k, config.reward_form)
-                loss = hinge(gain, config.margin)
+                estimate = next(stream, None)
+                if estimate is None:
+                    break
+                pixels = flux.decode(estimate.x0_hat, size, size, checkpointed=config.gradient_checkpointing)
+                gain = torch.zeros(len(samples), device=device)
+                for reward in rewards:
+                    seen = branch_gain(config, reward, texts, pixels, estimate, step, samples, prompt_ids)
+                    gain = gain + reward.weight * seen
+                loss = reward_loss(gain, config.margin, estimate.weight.to(gain))
             with seconds("backward"):
-                (loss.sum() * (scale / len(passes))).backward()
-            sums["loss"] += float(loss.detach().sum()) / len(passes)
-            sums[f"reward_{part.branch}"] += float(gain.detach().sum()) / config.injections
+                (loss.sum() * (scale / number)).backward()
+            sums["loss"] += float(loss.detach().sum()) / number
+            sums[f"reward_{estimate.branch}"] += float(gain.detach().sum()) / (number / branches(config))
     return sums | {f"seconds_{phase}": value for phase, value in seconds.total.items()}
 
 
-def gradient_passes(config: Config, step: int) -> Iterator[Interval]:
-    """The gradient passes of a step: for each injection one interval, for each branch one pass.
+def branch_gain(
+    config: Config,
+    reward: Reward,
+    texts: Texts,
+    pixels: Tensor,
+    estimate: Estimate,
+    step: int,
+    samples: list[int],
+    prompt_ids: list[str],
+) -> Tensor:
+    """What one reward gives the images of an estimate, ``[B]``: every caption under its own pair of control words."""
+    k = estimate.k.to(pixels)
+    if config.image_pairs is not None:
+        rows = [draws.noise(pixels.shape[1:], config.seed, "copy", step, sample) for sample in samples]
+        noised = pixels + config.image_pairs * torch.stack(rows).to(pixels)
+        plain = texts.word_features(reward.role, prompt_ids, [""] * len(samples), pixels.device)
+        clean_score, noised_score = ((reward.tower(image) * plain).sum(-1) for image in (pixels, noised))
+        return image_pair_reward(estimate.branch, clean_score, noised_score, k)
+    features = reward.tower(pixels)
+    positive, negative = zip(*words(config, texts, reward.role, step, samples), strict=True)
+    wanted = texts.word_features(reward.role, prompt_ids, positive, pixels.device)
+    other = texts.word_features(reward.role, prompt_ids, negative, pixels.device)
+    return branch_reward(estimate.branch, features, wanted, other, k, config.reward_form)
 
-    The interval is the same for the whole batch (as published). A discount is read at the lower sigma of its branch's own
-    interval.
-    """
-    grid = training_sigmas(config.sigma_low, config.sigma_high, config.sigma_bins)
-    for injection in range(config.injections):
-        generator = draws.generator(config.seed, "interval", step, injection)
-        high, low = (torch.tensor(s, dtype=torch.float64) for s in draw_interval(grid, config.interval_bins, generator))
-        for branch, k_ends in (("denoise", config.k_denoise), ("inversion", config.k_inversion)):
-            if config.branches in ("both", branch):
-                start, end = branch_sigmas(branch, high, low, config.matched_destination)
-                k = discount(torch.minimum(start, end), config.sigma_low, config.sigma_high, *k_ends)
-                yield Interval(branch, float(start), float(end), float(k))
+
+def words(config: Config, texts: Texts, role: str, step: int, samples: list[int]) -> list[tuple[str, str]]:
+    """The pair of control words of each sample; the lists are the reward's own. The form ``plain`` has none."""
+    if config.reward_form == "plain":
+        return [("", "")] * len(samples)
+    lists = texts.rewards[role].positive_words, texts.rewards[role].negative_words
+    if config.words_per == "sample":
+        return [draws.word_pair(*lists, config.seed, step, sample) for sample in samples]
+    return [draws.word_pair(*lists, config.seed, step)] * len(samples)
+
+
+def branches(config: Config) -> int:
+    """How many branches a rollout's passes are spread over."""
+    return 2 if config.method == "direct_align" and config.branches == "both" else 1
 
 
 def step_noise(config: Config, flux: Flux, step: int, samples: list[int]) -> Tensor:
@@ -110,9 +135,11 @@ def step_noise(config: Config, flux: Flux, step: int, samples: list[int]) -> Ten
     return flux.pack(torch.cat([draws.noise(shape, config.seed, "noise", step, sample) for sample in samples]))
 
 
-def rollout(config: Config, flux: Flux, noise: Tensor, condition: Conditioning) -> Tensor:
-    """Clean latents from exactly this noise, without gradient, at the rollout's own guidance."""
+def clean_latents(config: Config, flux: Flux, condition: Conditioning, noise: Tensor, prompt_ids: list[str]) -> Tensor:
+    """``x0 [B, N, C]``: rolled out from exactly ``noise`` without gradient, or the latents of real images (offline)."""
     size = config.resolution
+    if config.offline_images:
+        return offline_latents(Path(config.offline_images), prompt_ids, flux, size)
     sigmas = sampler_sigmas(config.rollout_steps, config.shift)
     return euler_rollout(
         lambda x, sigma: flux.velocity(x, sigma, condition, config.rollout_guidance, size, size), noise, sigmas
@@ -125,6 +152,8 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.total: dict[str, float] = {}
+        self.phase = ""
+        self.started = 0.0
 
     def __call__(self, phase: str) -> "Stopwatch":
         self.phase = phase

@@ -1,10 +1,9 @@
 """One rank of the training, started by torchrun: join, load, resume, step, guard, save."""
 
-import argparse
 import dataclasses
-import json
 import math
 import shutil
+import signal
 import time
 import traceback
 from pathlib import Path
@@ -23,33 +22,35 @@ from srpo.core.execution.quiet import quiet
 from srpo.core.rewards.dual_encoder import ImageTower
 from srpo.core.storage.files import write_json, write_text
 from srpo.train.batches import Texts
+from srpo.train.checkpoints import complete_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
 from srpo.train.config import Config
-from srpo.train.guard import Reading, best_reading, read_guard
+from srpo.train.guard import best_reading, collapsed, read_guard
+from srpo.train.memory import check_memory
+from srpo.train.records import Recorder, readings, step_record
 from srpo.train.sharding import (
-    keep_newest,
-    load_checkpoint,
-    newest_checkpoint,
+    MovingAverage,
+    drop_gathered,
+    make_optimizer,
     process_group,
-    save_checkpoint,
     save_weights,
     sharded_transformer,
+    trained_parameters,
 )
-from srpo.train.step import gradient_step
+from srpo.train.step import Reward, gradient_step
 
-HISTORY = "history.jsonl"
 RESULT = "result.json"
 ERROR = "error.txt"
-CHECKPOINTS_KEPT = 2
+TERMINATED = 143  # what a shell reports for SIGTERM
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """What `run.py` hands to every rank."""
+    """What every rank is told."""
 
     config: dict[str, Any]
     base: str  # folder of the base pipeline
     base_digest: str
-    reward: str
+    rewards: list[tuple[str, str, float]]  # role, folder, weight
     held_out: str
     prompts: str
     embeddings: str
@@ -57,15 +58,14 @@ class Job:
     state: str  # folder that is the same for every retry
 
 
-def main() -> None:
-    """Entry point of a rank: ``python -m torch.distributed.run ... -m srpo.train.worker --job job.json``."""
-    parser = argparse.ArgumentParser(description="One rank of the training; started by torchrun.")
-    parser.add_argument("--job", type=Path, required=True, help="JSON that the train stage wrote")
-    job = Job(**json.loads(parser.parse_args().job.read_text(encoding="utf-8")))
+def work(settings: dict[str, Any]) -> None:
+    """Run this rank; its error is left in the state folder for the process that started it."""
+    job = Job(**settings)
     try:
         train(job, from_mapping(Config, job.config, "train"))
     except Exception as error:
-        write_text(Path(job.state) / ERROR, f"{type(error).__name__}: {error}")
+        if not (Path(job.state) / ERROR).exists():  # the first rank to fail knows why; the others lose their peer
+            write_text(Path(job.state) / ERROR, f"{type(error).__name__}: {error}")
         traceback.print_exc()
         raise SystemExit(1) from None
 
@@ -75,57 +75,121 @@ def train(job: Job, config: Config) -> None:
     quiet()
     state, device = Path(job.state), find_device(config.device)
     torch.use_deterministic_algorithms(device.type == "cpu")
+    terminated = catch_sigterm()
     with process_group(device):
         rank, world = dist.get_rank(), dist.get_world_size()
         check_ranks(config, world)
-        texts = Texts.open(Path(job.prompts), Path(job.embeddings), Path(job.text_features), job.base_digest)
-        dtype = DTYPES[config.compute_dtype]
-        transformer = sharded_transformer(Path(job.base) / "transformer", device, dtype, config.gradient_checkpointing)
+        check_memory(config, Path(job.base), world, device)
+        roles = [role for role, _, _ in job.rewards]
+        texts = Texts.open(Path(job.prompts), Path(job.embeddings), Path(job.text_features), roles, job.base_digest)
+        transformer = sharded_transformer(config, Path(job.base) / "transformer", device)
+        dtype, precise = DTYPES[config.compute_dtype], DTYPES[config.reward_dtype]
         vae = AutoencoderKL.from_pretrained(Path(job.base) / "vae", torch_dtype=dtype).to(device)
         flux = Flux(transformer, vae, dtype)
-        reward = ImageTower.load(Path(job.reward), device)
+        rewards = [
+            Reward(role, ImageTower.load(Path(folder), device, precise), weight) for role, folder, weight in job.rewards
+        ]
         judge = ImageTower.load(Path(job.held_out), device)
-        optimizer = torch.optim.AdamW(
-            transformer.parameters(),
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            weight_decay=config.weight_decay,
-            foreach=True,
-        )
+        optimizer = make_optimizer(config, transformer)
+        average = MovingAverage(transformer, config.ema_decay)
+        newest = newest_checkpoint(state)
+        records = load_checkpoint(newest, transformer, optimizer, average)["records"] if newest else []
+        record_step = Recorder(config, state, records)
         progress = Progress("train") if rank == 0 else None
-        records = resume(state, transformer, optimizer)
-        rows = list(range(rank, config.batch_size, world))
+        own_rows = list(range(rank, config.batch_size, world))
+        skipped = sum(record.get("skipped", 0) for record in records)
+
+        def guard(step: int, earlier: list[dict[str, Any]]) -> dict[str, Any]:
+            """A reading of the guard; weights that are the best so far are kept."""
+            with average.swapped():
+                reading = read_guard(config, flux, judge, texts, step)
+                drop_gathered(transformer)
+                if best_reading([*readings(earlier), reading], config).step == step:
+                    save_weights(config, transformer, state / f"weights-{step:06d}")
+            return dataclasses.asdict(reading)
+
         if not records:
-            records.append(measured(config, flux, judge, texts, 0, records, state))
+            records.append(guard(0, []))
+            record_step(records[0])
 
         for step in range(records[-1]["step"], config.steps):
+            if collapsed(readings(records), config):
+                break
             started = time.perf_counter()
             optimizer.zero_grad(set_to_none=True)
             # FSDP averages over the ranks; a sample counts 1 / batch_size over all of them.
-            sums = gradient_step(config, flux, reward, texts, step, rows, world / config.batch_size)
-            with_time = time.perf_counter()
-            norm = float(torch.nn.utils.clip_grad_norm_(transformer.parameters(), config.clip_norm).full_tensor())
-            if not math.isfinite(norm):
-                raise FloatingPointError(f"the gradient of step {step + 1} is not finite (norm {norm})")
-            optimizer.step()
-            sums["seconds_optimizer"] = time.perf_counter() - with_time
-            record = summary(config, step + 1, sums, norm, device) | {"seconds": time.perf_counter() - started}
+            sums = gradient_step(config, flux, rewards, texts, step, own_rows, world / config.batch_size)
+            norm = clip_gradient(transformer, config.clip_norm)
+            before_optimizer = time.perf_counter()
+            finite = math.isfinite(norm)
+            if finite:
+                optimizer.step()
+                average.update()
+            sums["seconds_optimizer"] = time.perf_counter() - before_optimizer
+            drop_gathered(transformer)
+            record = step_record(config, step + 1, sums, norm, device)
+            if not finite:
+                skipped += 1
+                record["skipped"] = 1
+                if skipped >= config.nonfinite_limit:
+                    raise FloatingPointError(
+                        f"{skipped} steps had a gradient that is not finite, the last is step {step + 1} "
+                        f"(norm {norm}, loss {record['loss']}): lower learning_rate, or compute in float32"
+                    )
+            record["seconds"] = round(time.perf_counter() - started, 4)
+            record["images_per_second"] = round(config.batch_size / record["seconds"], 3)
             if (step + 1) % config.guard_every == 0 or step + 1 == config.steps:
-                record |= measured(config, flux, judge, texts, step + 1, [*records, record], state)
+                record |= guard(step + 1, [*records, record])
             records.append(record)
-            if rank == 0:
-                with (state / HISTORY).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(record) + "\n")
+            record_step(record)
             if progress:
                 progress(step + 1, config.steps, **{name: record[name] for name in ("loss", "grad_norm", "seconds")})
-            if (step + 1) % config.checkpoint_every == 0:
-                save_checkpoint(transformer, optimizer, state / f"step-{step + 1:06d}", {"records": records})
-                keep_newest(state, CHECKPOINTS_KEPT)
+            stopping = any_rank(terminated.is_set, device)
+            if (step + 1) % config.checkpoint_every == 0 or stopping:
+                save_checkpoint(state / f"step-{step + 1:06d}", transformer, optimizer, average, {"records": records})
+                keep(state, config, records)
+            if stopping:
+                raise SystemExit(TERMINATED)
 
+        record_step.finish()
         if rank == 0:
-            best = best_reading(readings(records), config.guard_tolerance)
-            write_json(state / RESULT, {"best_step": best.step, "records": records})
+            seen = readings(records)
+            result = {"best_step": best_reading(seen, config).step, "collapsed": collapsed(seen, config)}
+            write_json(state / RESULT, result | {"records": records})
         dist.barrier()
+
+
+class Flag:
+    """Set by a signal, read between steps."""
+
+    def __init__(self) -> None:
+        self.value = False
+
+    def set(self, *arguments: object) -> None:
+        self.value = True
+
+    def is_set(self) -> bool:
+        return self.value
+
+
+def catch_sigterm() -> Flag:
+    """From now on SIGTERM only sets a flag: the step under way is finished and saved, within the grace period."""
+    flag = Flag()
+    signal.signal(signal.SIGTERM, flag.set)
+    return flag
+
+
+def any_rank(condition: Any, device: torch.device) -> bool:
+    """Whether ``condition()`` holds on any rank, the same answer on all."""
+    answer = torch.tensor([float(condition())], device=device)
+    dist.all_reduce(answer, dist.ReduceOp.MAX)
+    return bool(answer.item())
+
+
+def clip_gradient(transformer: Any, limit: float) -> float:
+    """Clip the gradient over all shards to the norm ``limit``; returns the norm that it had."""
+    norm = torch.nn.utils.clip_grad_norm_(trained_parameters(transformer), limit)
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
 def check_ranks(config: Config, world: int) -> None:
@@ -134,49 +198,16 @@ def check_ranks(config: Config, world: int) -> None:
         raise RuntimeError(f"{world} processes joined, the configuration names {config.processes}")
 
 
-def resume(state: Path, transformer: Any, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """The records up to the newest checkpoint, which is loaded; none where there is no checkpoint yet."""
-    newest = newest_checkpoint(state)
-    records: list[dict[str, Any]] = load_checkpoint(transformer, optimizer, newest)["records"] if newest else []
+def keep(state: Path, config: Config, records: list[dict[str, Any]]) -> None:
+    """Remove old checkpoints, and weights that neither now nor after a resume from a kept one can be the best."""
     if dist.get_rank() == 0:
-        state.mkdir(parents=True, exist_ok=True)
-        write_text(state / HISTORY, "".join(json.dumps(record) + "\n" for record in records))
-    return records
-
-
-def measured(
-    config: Config, flux: Flux, judge: ImageTower, texts: Texts, step: int, records: list[dict[str, Any]], state: Path
-) -> dict[str, Any]:
-    """A guard reading as a record; when it is the best so far, the weights of this step are kept."""
-    reading = read_guard(config, flux, judge, texts, step)
-    if best_reading([*readings(records), reading], config.guard_tolerance).step == step:
-        save_weights(flux.transformer, state / f"weights-{step:06d}")
-        if dist.get_rank() == 0:
-            for older in sorted(state.glob("weights-*"))[:-2]:  # the one before stays, should this step be run again
-                shutil.rmtree(older)
-    return dataclasses.asdict(reading)
-
-
-def readings(records: list[dict[str, Any]]) -> list[Reading]:
-    """The guard's readings among the records of a run."""
-    names = [field.name for field in dataclasses.fields(Reading)]
-    return [Reading(**{name: record[name] for name in names}) for record in records if "held_out" in record]
-
-
-def summary(config: Config, step: int, sums: dict[str, float], norm: float, device: torch.device) -> dict[str, Any]:
-    """A step's record: means over the global batch, seconds by phase (of rank 0), memory, rate."""
-    names = ("loss", "reward_denoise", "reward_inversion")
-    total = torch.tensor([sums[name] for name in names], dtype=torch.float64)
-    whole = total.to(device) if device.type == "cuda" else total
-    dist.all_reduce(whole)
-    record: dict[str, Any] = {"step": step}
-    record |= {name: value / config.batch_size for name, value in zip(names, whole.tolist(), strict=True)}
-    record |= {"grad_norm": norm, "learning_rate": config.learning_rate}
-    record |= {name: round(value, 4) for name, value in sums.items() if name.startswith("seconds_")}
-    if device.type == "cuda":
-        record["memory_gib"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 3)
-    return record
-
-
-if __name__ == "__main__":
-    main()
+        complete = complete_checkpoints(state)
+        for path in complete[: -config.keep_checkpoints]:
+            shutil.rmtree(path)
+        wanted = {best_reading(readings(records), config).step}
+        for path in complete[-config.keep_checkpoints :]:
+            step = int(path.name.removeprefix("step-"))
+            wanted.add(best_reading(readings([r for r in records if r["step"] <= step]), config).step)
+        for path in state.glob("weights-*"):
+            if int(path.name.removeprefix("weights-")) not in wanted:
+                shutil.rmtree(path)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from srpo.core.objective.direct_align import branch_sigmas, direct_align
-from srpo.core.objective.relative_reward import branch_reward, hinge
+from srpo.core.objective.relative_reward import branch_reward, reward_loss
 
 
 class Toy(torch.nn.Module):
@@ -25,7 +25,7 @@ class Toy(torch.nn.Module):
         pixels = self.decode(direct_align(velocity, x0, noise, start, end))
         features = torch.nn.functional.normalize(self.image(pixels), dim=-1)
         k = torch.full((len(x0),), 0.2, dtype=torch.float64)
-        return hinge(branch_reward(branch, features, positive, negative, k), 0.7)
+        return reward_loss(branch_reward(branch, features, positive, negative, k), 0.7)
 
 
 def inputs(batch=3):

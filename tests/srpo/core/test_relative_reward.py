@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from srpo.core.objective.relative_reward import branch_reward, hinge, relative_reward, with_word
+from srpo.core.objective.relative_reward import (
+    branch_reward,
+    image_pair_reward,
+    relative_reward,
+    reward_loss,
+    with_word,
+)
 
 RNG = np.random.default_rng(0)
 F, C1, C2 = (RNG.normal(size=(4, 8)) for _ in range(3))
@@ -44,7 +50,7 @@ def test_every_caption_has_its_own_features():
 
 def test_the_margin_stops_the_gradient():
     reward = torch.tensor([0.2, 0.7, 0.9], requires_grad=True)
-    loss = hinge(reward, 0.7)
+    loss = reward_loss(reward, 0.7)
     torch.testing.assert_close(loss.detach(), torch.tensor([0.5, 0.0, 0.0]))
     loss.sum().backward()
     assert reward.grad.tolist() == [-1.0, 0.0, 0.0]
@@ -61,3 +67,17 @@ def test_unknown_names_are_refused():
         relative_reward(f, c1, c2, k, "nonsense")
     with pytest.raises(ValueError, match="'sideways'"):
         branch_reward("sideways", f, c1, c2, k)
+
+
+def test_without_a_margin_the_weighted_reward_is_the_loss():
+    reward = torch.tensor([0.2, 2.0], requires_grad=True)
+    loss = reward_loss(reward, None, torch.tensor([0.5, 1.0]))
+    torch.testing.assert_close(loss.detach(), torch.tensor([-0.1, -2.0]))
+    loss.sum().backward()
+    assert reward.grad.tolist() == [-0.5, -1.0]
+
+
+def test_an_image_only_reward_is_held_against_its_noised_copy():
+    clean, noised, k = tensors(np.array([2.0, 3.0]), np.array([1.5, 3.5]), np.array([0.1, 0.0]))
+    np.testing.assert_allclose(image_pair_reward("denoise", clean, noised, k), [1.1 * 2.0 - 1.5, 3.0 - 3.5])
+    np.testing.assert_allclose(image_pair_reward("inversion", clean, noised, k), [1.1 * 1.5 - 2.0, 3.5 - 3.0])

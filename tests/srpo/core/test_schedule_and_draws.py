@@ -6,6 +6,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
+from srpo.core.contracts.order import prompt_order
 from srpo.core.objective import draws
 from srpo.core.objective.schedule import discount, draw_interval, late_weight, sampler_sigmas, training_sigmas
 
@@ -56,11 +57,11 @@ def test_noise_depends_on_every_part_of_its_name_and_on_nothing_else():
 
 @given(st.integers(1, 40), st.integers(0, 200), st.integers(0, 5))
 def test_training_prompts_are_drawn_in_whole_passes(total, count, seed):
-    order = draws.prompt_order(count, total, seed)
+    order = prompt_order(count, total, seed)
     assert len(order) == count
     for start in range(0, count - total + 1, total):
         assert sorted(order[start : start + total]) == list(range(total))
-    longer = draws.prompt_order(count + 7, total, seed)
+    longer = prompt_order(count + 7, total, seed)
     assert longer[:count] == order  # a longer run begins with the same prompts
 
 

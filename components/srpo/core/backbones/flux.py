@@ -133,6 +133,13 @@ class Flux:
             return_dict=False,
         )[0].float()
 
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Packed clean latents ``[B, N, C]`` float32 of ``pixels [B, 3, H, W]`` in [0, 1] (the posterior's mode)."""
+        scaled = (pixels * 2 - 1).to(self.compute_dtype)
+        latents = self.vae.encode(scaled).latent_dist.mode().float()
+        return self.pack((latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor)
+
     def decode(self, x0: Tensor, height: int, width: int, checkpointed: bool = False) -> Tensor:
         """Pixels ``[B, 3, height, width]`` float32, about [0, 1] but not clamped: a clamp would kill the gradient.
 

@@ -21,21 +21,6 @@ def noise(shape: Sequence[int], seed: int, purpose: str, *parts: int | str) -> T
     return torch.randn(*shape, generator=generator(seed, purpose, *parts))
 
 
-def prompt_order(count: int, total: int, seed: int) -> list[int]:
-    """Indices of the prompts that the training draws, in order: whole shuffled passes over ``total`` prompts.
-
-    Args:
-        count: how many are drawn (steps x batch size).
-        total: how many prompts there are, at least 1.
-    """
-    order: list[int] = []
-    while len(order) < count:
-        epoch = list(range(total))
-        random.Random(_hash(seed, "prompts", len(order) // total)).shuffle(epoch)
-        order += epoch
-    return order[:count]
-
-
 def word_pair(positive: Sequence[str], negative: Sequence[str], seed: int, *numbers: int) -> tuple[str, str]:
     """The pair of control words of a step (or sample): one of each list, uniformly."""
     chooser = random.Random(_hash(seed, "words", *numbers))

@@ -63,6 +63,21 @@ def branch_reward(
     raise ValueError(f"branch is {branch!r}: it must be 'denoise' or 'inversion'")
 
 
-def hinge(reward: Tensor, margin: float) -> Tensor:
-    """``relu(margin - r)``: the loss of each sample; no gradient once the reward has reached the margin."""
-    return torch.relu(margin - reward)
+def image_pair_reward(branch: str, clean: Tensor, noised: Tensor, k: Tensor) -> Tensor:
+    """The relative reward of a scorer without text: the image against a slightly noised copy of it.
+
+    ``clean`` and ``noised`` are its scores ``[B]``; the two take the place of the positive and the negative text.
+    """
+    if branch == "denoise":
+        return (1 + k) * clean - noised
+    if branch == "inversion":
+        return (1 + k) * noised - clean
+    raise ValueError(f"branch is {branch!r}: it must be 'denoise' or 'inversion'")
+
+
+def reward_loss(reward: Tensor, margin: float | None, weight: Tensor | float = 1.0) -> Tensor:
+    """The loss of each sample: ``relu(margin - weight r)``, or ``-weight r`` without a margin.
+
+    With a margin there is no gradient once the reward has reached it. ``weight`` is the multiplier lambda of eq. 6.
+    """
+    return -weight * reward if margin is None else torch.relu(margin - weight * reward)

@@ -24,6 +24,7 @@ class ModelEntry:
     licence: str
     positive_words: tuple[str, ...] = ()
     negative_words: tuple[str, ...] = ()
+    weight: float = 1.0  # of a reward among several
 
     @property
     def folder(self) -> Path:
@@ -56,7 +57,7 @@ def cache_folder(source: Path, workspace: Path) -> tuple[str, str]:
 
 
 def write_models(artifact: Path, models: dict[str, ModelEntry | None]) -> None:
-    """Write ``models.json``: roles are ``base``, ``reward``, ``held_out`` and ``judge`` (or None)."""
+    """Write ``models.json``: roles are ``base``, ``reward`` (``reward_2``, ...), ``held_out``, ``judge`` (or None)."""
     write_json(artifact / "models.json", {role: entry and dataclasses.asdict(entry) for role, entry in models.items()})
 
 
@@ -81,6 +82,11 @@ def read_models(artifact: Path, workspace: Path) -> dict[str, ModelEntry | None]
         words = {name: tuple(values[name]) for name in ("positive_words", "negative_words")}
         models[role] = ModelEntry(**values | words | {"path": str(folder)})
     return models
+
+
+def reward_roles(models: dict[str, ModelEntry | None]) -> list[str]:
+    """The roles of the rewards that are trained on: ``reward``, ``reward_2``, ... in order."""
+    return [role for role in models if role == "reward" or role.startswith("reward_")]
 
 
 def required(models: dict[str, ModelEntry | None], role: str) -> ModelEntry:
