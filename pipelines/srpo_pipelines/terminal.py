@@ -1,9 +1,12 @@
 """What `srpo run` shows while stages run: a line when one starts or ends, and how far it is."""
 
 import sys
+import time
 from typing import Any
 
 from tqdm import tqdm
+
+PAUSE = 0.2  # seconds between plain progress lines: some steps are files of a few bytes
 
 
 class Terminal:
@@ -13,6 +16,7 @@ class Terminal:
         self.stages = stages
         self.shards = shards
         self.live = sys.stdout.isatty() and sys.stderr.isatty()
+        self.printed = 0.0  # when the last plain progress line was
         self.bar: tqdm[Any] | None = None
         self.bar_of: str | None = None
         self.order: list[str] = []  # stages as they came; the runner decides which of two independent ones is first
@@ -48,6 +52,10 @@ class Terminal:
         step, of = (sum(column) for column in zip(*shards.values(), strict=True))
         shown = "  ".join(f"{name} {value}" for name, value in values.items())
         if not self.live:
+            now = time.monotonic()
+            if step < of and now - self.printed < PAUSE:
+                return
+            self.printed = now
             self._line(f"      {stage} {step}/{of}  {shown}".rstrip())
             return
         if self.bar is None or self.bar_of != stage:
