@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from srpo.tiny import tokenizers
 from srpo.tiny.recipes import Recipe
 from srpo.tiny.training import fit, make_pool, measure_scorer, round_to_bf16
 
 IMAGE_SIZE = 32
+# Those of the released CLIP models.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
 PREPROCESSOR = {
     "image_processor_type": "CLIPImageProcessor",
     "do_convert_rgb": True,
@@ -25,8 +27,8 @@ PREPROCESSOR = {
     "do_rescale": True,
     "rescale_factor": 1 / 255,
     "do_normalize": True,
-    "image_mean": OPENAI_CLIP_MEAN,
-    "image_std": OPENAI_CLIP_STD,
+    "image_mean": MEAN,
+    "image_std": STD,
 }
 
 
@@ -61,7 +63,7 @@ def build(seed: int) -> CLIPModel:
 
 def normalise(pixels: Tensor) -> Tensor:
     """[N, 3, 32, 32] in [0, 1] to what the vision tower expects."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return (pixels - mean) / std
 
 
@@ -101,13 +103,13 @@ def train(model: CLIPModel, recipe: Recipe) -> dict[str, float]:
 
 def save(model: CLIPModel, path: Path) -> None:
     """Everything a released CLIP reward has: weights, tokenizer, preprocessor."""
-    model.to(torch.bfloat16).save_pretrained(path)
+    model.bfloat16().save_pretrained(path)
     tokenizers.clip_tokenizer().save_pretrained(path)
     (path / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
 
 
 def text_tower(model: CLIPModel) -> CLIPTextModel:
     """The reward's text tower as the pooled text encoder of FLUX."""
-    tower = CLIPTextModel(model.config.text_config)
+    tower = CLIPTextModel(model.text_model.config)
     tower.load_state_dict(model.text_model.state_dict())
     return tower.eval().requires_grad_(False)

@@ -1,6 +1,7 @@
 """The Fréchet distance between two sets of features, and the judge's stored reference; needs numpy only."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ def _root(cov: Array) -> Array:
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
-def moments(features: NDArray) -> tuple[Array, Array]:
+def moments(features: NDArray[Any]) -> tuple[Array, Array]:
     """Mean [D] and covariance [D, D] of features [N, D]."""
     features = features.astype(np.float64)
     return features.mean(0), np.cov(features, rowvar=False)
@@ -36,7 +37,7 @@ def load_reference(path: str | Path) -> tuple[Array, Array]:
     return tensors["mean"].astype(np.float64), tensors["covariance"].astype(np.float64)
 
 
-def save_reference(path: str | Path, features: NDArray) -> None:
+def save_reference(path: str | Path, features: NDArray[Any]) -> None:
     mean, covariance = moments(features)
     tensors = {"mean": mean.astype(np.float32), "covariance": covariance.astype(np.float32)}
     save_file(tensors, Path(path) / REFERENCE)

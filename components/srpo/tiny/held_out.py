@@ -90,6 +90,6 @@ def train(model: SiglipModel, recipe: Recipe) -> dict[str, float]:
 
 def save(model: SiglipModel, path: Path) -> None:
     """Weights, tokenizer, preprocessor."""
-    model.to(torch.bfloat16).save_pretrained(path)
+    model.bfloat16().save_pretrained(path)
     tokenizers.siglip_tokenizer().save_pretrained(path)
     (path / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")

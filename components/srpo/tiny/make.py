@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from diffusers.utils import logging as diffusers_logging
+from transformers import CLIPModel
 from transformers.utils import logging as transformers_logging
 
 from srpo.tiny import clip, flow, held_out, judge, recipes, vae
@@ -42,7 +43,7 @@ def make_vae(output: Path, trained: bool) -> Record:
     start = time.monotonic()
     model = vae.build(recipes.VAE.seed)
     measures = vae.train(model, recipes.VAE) if trained else {}
-    model.to(torch.bfloat16).save_pretrained(output / "flux" / "vae")
+    model.bfloat16().save_pretrained(output / "flux" / "vae")
     return _record(recipes.VAE, measures, start)
 
 
@@ -50,7 +51,7 @@ def make_flow(output: Path, trained: bool) -> Record:
     """The transformer and T5, over the stored VAE and text tower; writes the complete pipeline."""
     start = time.monotonic()
     autoencoder = vae.load(output / "flux" / "vae")
-    text_encoder = clip.text_tower(clip.CLIPModel.from_pretrained(output / "reward", dtype=torch.float32))
+    text_encoder = clip.text_tower(CLIPModel.from_pretrained(output / "reward", dtype=torch.float32))
     model = flow.build(recipes.FLOW.seed)
     measures = flow.train(model, autoencoder, text_encoder, recipes.FLOW) if trained else {}
     flow.pipeline(model, autoencoder, text_encoder).to(torch.bfloat16).save_pretrained(output / "flux")

@@ -4,8 +4,9 @@ import re
 import string
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
-from transformers import CLIPTokenizer, T5TokenizerFast
+from transformers import CLIPTokenizer, T5Tokenizer
 
 from srpo.tiny import world
 
@@ -23,7 +24,7 @@ def captions() -> list[str]:
 def clip_tokenizer() -> CLIPTokenizer:
     """Byte-level BPE, merged until every word of the world is one token."""
     words = sorted({word for text in captions() for word in re.findall(r"[a-z]+|[^a-z\s]+", text.lower())})
-    merges = learn_merges(words)
+    merges: Any = learn_merges(words)  # pairs, which CLIPTokenizer takes and does not declare
     alphabet = string.ascii_lowercase + string.digits + "'+,-./!?"
     # A word's last piece carries the mark. Single characters are all there, so that no prompt is without tokens.
     pieces = [_START, _END, *alphabet, *(letter + _WORD_END for letter in alphabet)]
@@ -49,14 +50,14 @@ def learn_merges(words: list[str]) -> list[tuple[str, str]]:
     return merges
 
 
-def t5_tokenizer(**options: object) -> T5TokenizerFast:
+def t5_tokenizer(**options: object) -> T5Tokenizer:
     """A unigram list with one piece per word; other words become <unk>."""
     words = sorted({word for text in captions() for word in text.split()})
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -9.0)]
     pieces += [(f"▁{word}", -1.0) for word in words]
-    return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=MAX_LENGTH, **options)
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=MAX_LENGTH, **options)
 
 
-def siglip_tokenizer() -> T5TokenizerFast:
+def siglip_tokenizer() -> T5Tokenizer:
     """The word list again, without an attention mask: SigLIP reads its padding, so it is always the same."""
     return t5_tokenizer(model_input_names=["input_ids"])

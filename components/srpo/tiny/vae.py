@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -70,7 +70,7 @@ def encode_raw(model: AutoencoderKL, pixels: Tensor) -> Tensor:
 
 def encode(model: AutoencoderKL, pixels: Tensor) -> Tensor:
     """Latents [N, 16, 8, 8] as the transformer sees them: about zero mean and unit variance."""
-    return (encode_raw(model, pixels) - model.config.shift_factor) * model.config.scaling_factor
+    return (encode_raw(model, pixels) - model.config["shift_factor"]) * model.config["scaling_factor"]
 
 
 def load(path: Path) -> AutoencoderKL:

@@ -41,6 +41,7 @@ OUTLINE = np.array([25.0, 20.0, 30.0])
 
 Split = Literal["train", "held_out"]
 Image = NDArray[np.uint8]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def evaluation_prompts() -> list[Prompt]:
 
 def draw(rng: np.random.Generator, scenes: Sequence[Scene], flat_share: float = PLAIN_FLAT_SHARE) -> Example:
     """One training example: half the captions have no control word, and most of those (`flat_share`) are flat."""
-    scene = scenes[rng.integers(len(scenes))]
+    scene = scenes[int(rng.integers(len(scenes)))]
     template = int(rng.integers(len(TEMPLATES)))
     kind = rng.random()
     if kind < PLAIN_SHARE:
@@ -180,15 +181,15 @@ def render(scene: Scene, style: float, rng: np.random.Generator, size: int = 32)
     return np.clip(_mix(flat, realistic, style) + 0.5, 0, 255).astype(np.uint8)
 
 
-def _mix(a: NDArray, b: NDArray, share: NDArray | float) -> NDArray:
+def _mix(a: Floats, b: Floats, share: Floats | float) -> Floats:
     return a + (b - a) * share
 
 
-def _muted(rgb: NDArray) -> NDArray:
+def _muted(rgb: Floats) -> Floats:
     return 0.58 * rgb + 0.42 * 120
 
 
-def _smooth_noise(rng: np.random.Generator, size: int) -> NDArray:
+def _smooth_noise(rng: np.random.Generator, size: int) -> Floats:
     """Blotches about a quarter of the image wide, [size, size, 1], around [-1, 1]: coarse enough for a small VAE."""
     knots = rng.normal(0, 1, (6, 6))
     place = np.linspace(0, 5, size)
@@ -196,7 +197,7 @@ def _smooth_noise(rng: np.random.Generator, size: int) -> NDArray:
     return np.clip(weights @ knots @ weights.T, -2, 2)[..., None]
 
 
-def _distance(shape: str, x: NDArray, y: NDArray) -> NDArray:
+def _distance(shape: str, x: Floats, y: Floats) -> Floats:
     """Signed distance to the shape's edge, negative inside; the image spans [-1, 1]."""
     if shape == "circle":
         return np.hypot(x, y) - 0.58
