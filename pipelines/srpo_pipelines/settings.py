@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from srpo.configure.parameters import STAGES, Parameters, stage_configs
+from srpo.configure.parameters import STAGES, Parameters
+from srpo.configure.run import run as configure
 from srpo.core.contracts.config import from_mapping, nearest
 from srpo.core.contracts.errors import InputError
 
@@ -59,8 +60,13 @@ def parameters(recipe: str | None, sets: Iterable[str] = (), defaults: Mapping[s
         else:
             values[key] = _value(raw, _hint_of_parameter(key), key)
     checked = from_mapping(Parameters, values | {"overrides": overrides}, "parameters")
-    stage_configs(checked)
-    return checked
+    configure(values | {"overrides": overrides})
+    # Now a null is its setting's default, and KFP's local runner takes none.
+    given = {
+        stage: {name: value for name, value in settings.items() if value is not None}
+        for stage, settings in checked.overrides.items()
+    }
+    return dataclasses.replace(checked, overrides=given)
 
 
 def _hint_of_parameter(key: str) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from srpo.configure.parameters import STAGES, Parameters
 from srpo.core.contracts.errors import InputError
 from srpo_pipelines.commands.compile import PACKAGE, compile_package, folder_for
+from srpo_pipelines.errors import Failed
 
 HELP = "Run the whole pipeline on this machine, with the package that a cluster would run."
 
@@ -59,7 +60,10 @@ def main(args: argparse.Namespace) -> None:
     with alone_in(folder), interruptible():
         package = compile_package(folder / PACKAGE)
         terminal = Terminal(list(STAGES), values.sample_shards)
-        records = run_package(package, dataclasses.asdict(values), folder, terminal)
+        try:
+            records = run_package(package, dataclasses.asdict(values), folder, terminal)
+        except KeyboardInterrupt:
+            raise Failed("srpo: interrupted; what has finished is kept: run the same again to go on", 130) from None
 
         report = folder / "report.html"
         for record in records:
