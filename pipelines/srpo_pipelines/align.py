@@ -45,7 +45,7 @@ def align(
 
     Args:
         model: Base model: a catalogue name or the folder of a diffusers pipeline
-        reward: Reward to train on: a catalogue name or a folder; several as name=weight,name=weight
+        reward: Reward to train on: a catalogue name or a folder, or name=weight,name=weight
         held_out_reward: Reward that only judges: never trained on
         prompts: Prompt files, separated by commas, or `tiny` for the embedded set
         steps: Optimiser steps; the effect peaks early and collapses later

@@ -36,7 +36,7 @@ def refused(capsys, *arguments):
         ("sample_shards=0", "sample_shards is 0"),
         ("tolerations=7", "tolerations is 7"),
         ("steps", "it must be key=value"),
-        ("train.margin=null", "train.margin is null"),
+        ("train.margin=null", "train.margin is None: it must be a number"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_starts(capsys, tmp_path, given, said):

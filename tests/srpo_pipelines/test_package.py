@@ -17,6 +17,7 @@ from srpo.configure.run import run
 from srpo.core.contracts.errors import InputError
 from srpo_pipelines.align import align
 from srpo_pipelines.cli import main
+from srpo_pipelines.settings import parameters
 
 GPU = {"cache-rewards", "encode-prompts", "train", "sample"}
 CPU = {"configure", "list-shards", "prepare-prompts", "fetch-base", "evaluate", "export"}
@@ -151,7 +152,7 @@ def test_the_package_restates_the_parameters(package):
     given = package[0]["root"]["inputDefinitions"]["parameters"]
     assert sorted(given) == sorted(FROZEN)
     for field in dataclasses.fields(Parameters):
-        default = field.default_factory() if callable(field.default_factory) else field.default
+        default = getattr(parameters("demo"), field.name)
         assert given[field.name].get("defaultValue", type(default)()) == default, field.name
         assert given[field.name]["description"] == field.metadata["description"], field.name
     types = {name: spec.type for name, spec in align.component_spec.inputs.items()}

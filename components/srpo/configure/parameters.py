@@ -1,7 +1,8 @@
 """The parameters of a run: what a user changes from run to run, and the form in the Kubeflow UI.
 
-Everything else is a setting of one stage and goes into ``overrides``, by stage and name: ``{"train": {"margin": 0.5}}``.
-The defaults are the embedded run (`demo`); published settings are recipes (``srpo_pipelines/recipes``).
+Everything else is a setting of one stage and goes into ``overrides``, by stage and name:
+``{"train": {"margin": 0.5}}``. The defaults are the embedded run (`demo`); published settings are recipes
+(``srpo_pipelines/recipes``).
 """
 
 import dataclasses
@@ -43,7 +44,7 @@ class Parameters:
     """The parameters of the `align` pipeline, in the order of the form."""
 
     model: str = described("tiny", "Base model: a catalogue name or the folder of a diffusers pipeline")
-    reward: str = described("tiny-clip", "Reward to train on: a catalogue name or a folder; several as name=weight,name=weight")
+    reward: str = described("tiny-clip", "Reward to train on: a catalogue name or a folder, or name=weight,name=weight")
     held_out_reward: str = described("tiny-siglip", "Reward that only judges: never trained on")
     prompts: str = described("tiny", "Prompt files, separated by commas, or `tiny` for the embedded set")
     steps: int = described(30, "Optimiser steps; the effect peaks early and collapses later")
@@ -60,6 +61,8 @@ class Parameters:
     overrides: dict[str, Any] = described({}, "Any other setting, by stage and name (JSON)")
 
     def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "resolution"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         require(self.gpus >= 0, "gpus", self.gpus, "a whole number of at least 0")
         require(self.sample_shards >= 1, "sample_shards", self.sample_shards, "a whole number of at least 1")
         unknown = sorted(set(self.overrides) - set(STAGES))

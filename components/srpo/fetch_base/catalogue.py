@@ -53,8 +53,14 @@ def find(kind: str, name: str) -> Source:
     if not folder.is_dir():
         what = "model" if kind == "base" else "reward"
         raise InputError(f"{what} {name!r} is neither a folder nor a name of the catalogue{nearest(name, entries)}")
-    words = catalogue()["default_words"] if kind == "rewards" else {}
-    return Source(name=folder.name, folder=folder, licence="not stated", **{k: tuple(v) for k, v in words.items()})
+    words = catalogue()["default_words"] if kind == "rewards" else {"positive_words": (), "negative_words": ()}
+    return Source(
+        name=folder.name,
+        folder=folder,
+        licence="not stated",
+        positive_words=tuple(words["positive_words"]),
+        negative_words=tuple(words["negative_words"]),
+    )
 
 
 def _folder(source: str) -> Path:

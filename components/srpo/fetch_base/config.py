@@ -29,7 +29,7 @@ class Config:
         )
 
     def weighted_rewards(self) -> list[tuple[str, float]]:
-        """The rewards to train on with their weights, in order; raises :class:`InputError` for a weight that is none."""
+        """The rewards to train on with their weights, in order; raises :class:`InputError` for a bad weight."""
         rewards = []
         for part in self.reward.split(","):
             name, _, weight = part.strip().partition("=")

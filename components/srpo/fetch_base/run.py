@@ -1,4 +1,4 @@
-"""Fetch the models of a run: find each, check that it is what it is said to be, keep a verified copy in the workspace."""
+"""Fetch the models of a run: find each, check that it is what it should be, keep a verified copy in the workspace."""
 
 import dataclasses
 import json

@@ -37,7 +37,7 @@ class Config:
     rollout_guidance: float = 1.0
     shift: float = 3.0
     shared_noise: bool = True  # one noise a step for the whole batch (as published), or one a sample
-    offline_images: str | None = None  # folder of <prompt_id>.png: clean latents from real images, no rollout
+    offline_images: str = ""  # folder of <prompt_id>.png: clean latents from real images in place of rollouts
 
     # Direct-Align: one model step between two sigmas of a grid, recovered by the known noise.
     guidance: float = 3.5
@@ -59,10 +59,11 @@ class Config:
     branches: Literal["both", "denoise", "inversion"] = "both"
     k_denoise: tuple[float, ...] = (0.10, 0.25)
     k_inversion: tuple[float, ...] = (0.30, 0.01)
-    margin: float | None = 0.7  # None: the reward itself, without a hinge
+    loss: Literal["hinge", "reward"] = "hinge"  # relu(margin - r), or -r
+    margin: float = 0.7
     late_weighting: bool = False  # the published multiplier lambda(sigma) on the reward
     words_per: Literal["step", "sample"] = "step"
-    image_pairs: float | None = None  # noise (standard deviation) of the copy that an image-only reward is held against
+    image_pairs: float = 0.0  # above 0: reward the image against a copy with noise of this standard deviation
     reward_dtype: Literal["float32", "bfloat16"] = "float32"
 
     # How it runs.
@@ -83,7 +84,7 @@ class Config:
     guard_noises: int = 2
     guard_steps: int = 25
     guard_tolerance: float = 0.02  # how far the held-out alignment (a cosine) of what ships may fall below the base's
-    guard_drift: float = 1.6  # by which factor an image statistic of what ships may differ from the base's
+    guard_drift: float = 3.0  # by which factor an image statistic of what ships may differ from the base's
     guard_patience: int = 2  # unsound readings in a row that stop the run
 
     def __post_init__(self) -> None:
@@ -95,11 +96,11 @@ class Config:
         for name in ("checkpoint_every", "guard_every", "guard_prompts", "guard_noises", "guard_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), COUNT)
         require(self.steps >= 1, "steps", self.steps, COUNT)
-        for name in ("learning_rate", "weight_decay", "guidance", "rollout_guidance", "guard_tolerance"):
+        for name in ("learning_rate", "weight_decay", "guidance", "rollout_guidance", "guard_tolerance", "margin"):
             require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "a number of at least 0")
+        require(0 <= self.image_pairs < 1, "image_pairs", self.image_pairs, "a standard deviation in [0, 1)")
         for name in ("clip_norm", "shift"):
             require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
-        require(self.margin is None or self.margin >= 0, "margin", self.margin, "null or a number of at least 0")
         require(self.lora_rank >= 0, "lora_rank", self.lora_rank, "a whole number of at least 0")
         require(0 < self.refl_window <= 1, "refl_window", self.refl_window, "in (0, 1]")
         require(self.draft_steps <= self.rollout_steps, "draft_steps", self.draft_steps, "at most rollout_steps")

@@ -1,9 +1,9 @@
 """The guard: fixed prompts and noise, judged by the reward that is not trained on, decide what ships and when to stop.
 
-The training reward can be hacked and its own curve is noisy, so neither decides. The best checkpoint is a trade-off: the
-largest style gain (held-out SRP) among those whose held-out alignment (cosine with the plain prompt) fell by less than a
-stated amount, and whose image statistics stayed within a stated factor of the base's. Maximising alignment alone would
-ship the untouched base.
+The training reward can be hacked and its own curve is noisy, so neither decides. The best checkpoint is a trade-off:
+the largest style gain (held-out SRP) among those whose held-out alignment (cosine with the plain prompt) fell by less
+than a stated amount, and whose image statistics stayed within a stated factor of the base's. Maximising alignment
+alone would ship the untouched base.
 """
 
 import dataclasses

@@ -31,7 +31,8 @@ def parameter_count(folder: Path) -> int:
 def estimate_bytes(config: Config, parameters: int, ranks: int) -> int:
     """Bytes a rank for weights, gradients and moments; activations and rewards come on top.
 
-    Gathered weights in the compute dtype stand whole on each rank; masters, gradients (float32) and moments are sharded.
+    Gathered weights in the compute dtype stand whole on each rank; masters, gradients (float32) and moments are
+    sharded.
     """
     compute, master = BYTES[config.compute_dtype], BYTES[config.master_dtype]
     moments = 8 if config.optimizer == "adamw" else 2

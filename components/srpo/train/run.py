@@ -144,10 +144,15 @@ def launch(config: Config, state: Path) -> None:
     error.unlink(missing_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.processes)]
     with subprocess.Popen([*command, "-m", "srpo.train", "--job", str(state / "job.json")]) as process:
-        terminated = []
+        terminated: list[int] = []
+
+        def pass_on(number: int, frame: object) -> None:
+            terminated.append(number)
+            process.terminate()
+
         before = signal.getsignal(signal.SIGTERM)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: (terminated.append(True), process.terminate()))
+            signal.signal(signal.SIGTERM, pass_on)
         try:
             code = process.wait()
         except BaseException:  # Ctrl-C: the ranks must not outlive us

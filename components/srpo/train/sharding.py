@@ -41,8 +41,8 @@ def sharded_transformer(config: Config, folder: Path, device: torch.device) -> A
     """The transformer of ``folder``, sharded over all ranks, computing in the configured dtype.
 
     Trained parameters are kept in ``master_dtype``; with LoRA the frozen base is kept in the compute dtype. Only rank 0
-    reads the weights; the others start from empty shards. Gathered weights stay between the forwards of a rollout and are
-    dropped by the backward pass, so that a rollout costs one all-gather and not one a model call.
+    reads the weights; the others start from empty shards. Gathered weights stay between the forwards of a rollout and
+    are dropped by the backward pass, so that a rollout costs one all-gather and not one a model call.
     """
     compute, master = DTYPES[config.compute_dtype], DTYPES[config.master_dtype]
     with torch.device("meta"):
@@ -50,8 +50,9 @@ def sharded_transformer(config: Config, folder: Path, device: torch.device) -> A
         model.to(compute if config.lora_rank else master)
         if config.lora_rank:
             model.requires_grad_(False)
+            alpha: Any = config.lora_alpha  # peft says int and takes any number
             targets = list(config.lora_targets)
-            model.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=targets))
+            model.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=alpha, target_modules=targets))
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.to(master)
@@ -61,7 +62,7 @@ def sharded_transformer(config: Config, folder: Path, device: torch.device) -> A
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     model.to_empty(device=device)
-    whole = initial_weights(config, model, folder) if dist.get_rank() == 0 else {}
+    whole: dict[str, Any] = initial_weights(config, model, folder) if dist.get_rank() == 0 else {}
     set_model_state_dict(model, whole, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
@@ -172,7 +173,7 @@ def save_weights(config: Config, model: Any, folder: Path) -> None:
     LoRA is merged, so that every consumer can load it; the adapter alone lies beside it in ``lora/``.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights = get_model_state_dict(model, options=options)
+    weights: dict[str, Any] = get_model_state_dict(model, options=options)
     if dist.get_rank() == 0:
         adapter = {name: value for name, value in weights.items() if ".lora_" in name}
         whole = merged(weights, config.lora_alpha / config.lora_rank) if config.lora_rank else weights

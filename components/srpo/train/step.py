@@ -77,7 +77,8 @@ def gradient_step(
                 for reward in rewards:
                     seen = branch_gain(config, reward, texts, pixels, estimate, step, samples, prompt_ids)
                     gain = gain + reward.weight * seen
-                loss = reward_loss(gain, config.margin, estimate.weight.to(gain))
+                margin = config.margin if config.loss == "hinge" else None
+                loss = reward_loss(gain, margin, estimate.weight.to(gain))
             with seconds("backward"):
                 (loss.sum() * (scale / number)).backward()
             sums["loss"] += float(loss.detach().sum()) / number
@@ -97,7 +98,7 @@ def branch_gain(
 ) -> Tensor:
     """What one reward gives the images of an estimate, ``[B]``: every caption under its own pair of control words."""
     k = estimate.k.to(pixels)
-    if config.image_pairs is not None:
+    if config.image_pairs:
         rows = [draws.noise(pixels.shape[1:], config.seed, "copy", step, sample) for sample in samples]
         noised = pixels + config.image_pairs * torch.stack(rows).to(pixels)
         plain = texts.word_features(reward.role, prompt_ids, [""] * len(samples), pixels.device)

@@ -19,15 +19,16 @@ def epilog() -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=f"folder that gets {PACKAGE}")
-    parser.add_argument("--recipe", metavar="NAME", help="use a recipe's values as the package's defaults")
+    parser.add_argument(
+        "--recipe", default="demo", metavar="NAME", help="recipe whose values are the form's defaults (default: demo)"
+    )
 
 
 def main(args: argparse.Namespace) -> None:
     """Compile and say where the package is."""
     from srpo_pipelines.settings import parameters
 
-    defaults = dataclasses.asdict(parameters(args.recipe)) if args.recipe else None
-    print(compile_package(folder_for(args.output) / PACKAGE, defaults))
+    print(compile_package(folder_for(args.output) / PACKAGE, dataclasses.asdict(parameters(args.recipe))))
 
 
 def folder_for(path: Path) -> Path:
@@ -46,7 +47,7 @@ def folder_for(path: Path) -> Path:
     return path
 
 
-def compile_package(path: Path, defaults: dict[str, object] | None = None) -> Path:
+def compile_package(path: Path, defaults: dict[str, object]) -> Path:
     """Write the `align` package to ``path``, whole or not at all; ``defaults`` replace the parameters' defaults."""
     import warnings
 

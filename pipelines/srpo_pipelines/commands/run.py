@@ -40,7 +40,7 @@ def epilog() -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for everything the run makes")
-    parser.add_argument("--recipe", metavar="NAME", help="start from the values of a recipe, as `demo`")
+    parser.add_argument("--recipe", default="demo", metavar="NAME", help="recipe to start from (default: demo)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter or a stage's setting; repeatable"
     )
@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> None:
     values = parameters(args.recipe, args.set, {"workspace": str(folder / "workspace"), "destination": str(folder)})
     folder = folder_for(folder)
     with alone_in(folder), interruptible():
-        package = compile_package(folder / PACKAGE)
+        package = compile_package(folder / PACKAGE, dataclasses.asdict(parameters(args.recipe)))
         terminal = Terminal(list(STAGES), values.sample_shards)
         try:
             records = run_package(package, dataclasses.asdict(values), folder, terminal)

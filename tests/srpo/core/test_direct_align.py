@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from srpo.core.objective.direct_align import branch_sigmas, direct_align, euler_rollout, inject, recover, true_velocity
 
 SIGMAS = [0.01, 0.3, 0.667, 0.75, 0.964, 0.999]
@@ -72,7 +73,7 @@ def test_every_sample_may_have_its_own_sigma():
     together = direct_align(lambda x, sigma: v[: len(x)] * sigma.reshape(-1, 1, 1), x0, noise, start, end)
     for i in range(3):
         alone = direct_align(
-            lambda x, sigma: v[:1] * sigma.reshape(-1, 1, 1) if i == 0 else v[i : i + 1] * sigma.reshape(-1, 1, 1),
+            lambda x, sigma, row=v[i : i + 1]: row * sigma.reshape(-1, 1, 1),
             x0[i : i + 1],
             noise[i : i + 1],
             start[i : i + 1],

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
 from srpo.core.backbones.flux import Conditioning, Flux, check_folder
 from srpo.core.contracts.errors import InputError
 from srpo.core.objective.direct_align import euler_rollout
@@ -107,7 +108,7 @@ def test_packing_is_undone_by_unpacking():
 
 
 def test_a_size_that_diffusers_would_cut_is_refused():
-    with pytest.raises(InputError, match="height is 30.*multiple of 4"):
+    with pytest.raises(InputError, match=r"height is 30.*multiple of 4"):
         Flux(*small_models()).latent_shape(30, 32)
 
 

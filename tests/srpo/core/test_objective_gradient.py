@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from srpo.core.objective.direct_align import branch_sigmas, direct_align
 from srpo.core.objective.relative_reward import branch_reward, reward_loss
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from srpo.core.objective.relative_reward import (
     branch_reward,
     image_pair_reward,

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from srpo.core.contracts.errors import InputError, require
 from srpo.core.execution import stage as stage_module
 from srpo.core.execution.code import sources

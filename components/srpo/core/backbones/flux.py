@@ -74,7 +74,8 @@ class Flux:
     ) -> "Flux":
         """Load transformer and VAE; ``weights`` names another folder for the transformer (a tuned one).
 
-        The transformer's parameters are float32 when it is to be trained by its caller; here they have ``compute_dtype``.
+        The transformer's parameters are float32 when it is to be trained by its caller; here they have
+        ``compute_dtype``.
         """
         check_folder(folder)
         source = weights if weights is not None else folder / "transformer"

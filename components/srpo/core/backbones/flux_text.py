@@ -23,10 +23,12 @@ class FluxTextEncoder:
     def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "FluxTextEncoder":
         """Load the encoders of a FLUX pipeline folder; raises :class:`InputError` when it is not one."""
         check_folder(folder)
+        clip: Any = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=dtype)
+        t5: Any = T5EncoderModel.from_pretrained(folder / "text_encoder_2", torch_dtype=dtype)
         return cls(
-            CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=dtype).to(device).eval(),
+            clip.to(device).eval(),
             AutoTokenizer.from_pretrained(folder / "tokenizer"),
-            T5EncoderModel.from_pretrained(folder / "text_encoder_2", torch_dtype=dtype).to(device).eval(),
+            t5.to(device).eval(),
             AutoTokenizer.from_pretrained(folder / "tokenizer_2"),
         )
 

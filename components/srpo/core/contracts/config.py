@@ -63,6 +63,9 @@ def convert(value: Any, hint: Any, name: str) -> Any:
     elif origin is tuple and isinstance(value, (list, tuple)):
         item = typing.get_args(hint)[0]
         return tuple(convert(entry, item, f"{name}[{index}]") for index, entry in enumerate(value))
+    elif origin is list and isinstance(value, (list, tuple)):
+        item = typing.get_args(hint)[0]
+        return [convert(entry, item, f"{name}[{index}]") for index, entry in enumerate(value)]
     elif origin is dict and isinstance(value, Mapping):
         item = typing.get_args(hint)[1]
         return {str(key): convert(entry, item, f"{name}.{key}") for key, entry in value.items()}
@@ -91,7 +94,7 @@ def describe(hint: Any) -> str:
         return "one of " + ", ".join(repr(choice) for choice in typing.get_args(hint))
     if origin in (typing.Union, types.UnionType):
         return " or ".join("null" if part is type(None) else describe(part) for part in typing.get_args(hint))
-    if origin is tuple:
+    if origin in (tuple, list):
         return f"a list, each entry {describe(typing.get_args(hint)[0])}"
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
     return words.get(origin or hint, getattr(hint, "__name__", str(hint)))

@@ -10,8 +10,8 @@ from srpo.core.contracts.errors import InputError
 def find_device(name: str) -> torch.device:
     """``auto`` is CUDA where there is one, else the CPU; raises :class:`InputError` for ``cuda`` where there is none.
 
-    On the CPU a process computes with one thread unless ``OMP_NUM_THREADS`` says otherwise: small models get slower with
-    more, and several processes share the machine.
+    On the CPU a process computes with one thread unless ``OMP_NUM_THREADS`` says otherwise: small models get slower
+    with more, and several processes share the machine.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError(

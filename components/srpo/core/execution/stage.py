@@ -1,8 +1,8 @@
 """Run one stage: find a finished result by its content key, or make it; a result appears whole or not at all.
 
 The key is the hash of the stage's configuration, its code, the keys of its inputs and whatever outside of them its
-``fingerprint`` names (a prompt file's bytes, say). So an edited prompt or an edited line of code runs exactly that stage
-and what depends on it, on a laptop and on a cluster alike. Results live in ``<workspace>/stages/<stage>/<key>/``.
+``fingerprint`` names (a prompt file's bytes, say). So an edited prompt or an edited line of code runs exactly that
+stage and what depends on it, on a laptop and on a cluster alike. Results live in ``<workspace>/stages/<stage>/<key>/``.
 """
 
 import dataclasses

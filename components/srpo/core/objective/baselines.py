@@ -1,7 +1,7 @@
 """The methods that Direct-Align is compared with: ReFL, DRaFT-K and DRaFT-LV.
 
-Each gives an estimate of the clean latent with gradient, like :func:`srpo.core.objective.direct_align.direct_align`; what
-is done with it (decode, reward, loss) is the same for all. Shapes as there; ``sigmas`` fall from 1 to 0.
+Each gives an estimate of the clean latent with gradient, like :func:`srpo.core.objective.direct_align.direct_align`;
+what is done with it (decode, reward, loss) is the same for all. Shapes as there; ``sigmas`` fall from 1 to 0.
 """
 
 import itertools

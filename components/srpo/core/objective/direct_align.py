@@ -1,10 +1,11 @@
 """Direct-Align: recover the clean image from any noise level by the noise that is known (paper, section 3.1).
 
-Shapes: latents, noise and velocity are ``[B, ...]`` of one shape; a sigma is ``[B]`` or ``[]``, in [0, 1], 1 = pure noise.
-All arithmetic here is float32 (or float64 when given so) whatever the model computes in: recovery divides by
+Shapes: latents, noise and velocity are ``[B, ...]`` of one shape; a sigma is ``[B]`` or ``[]``, in [0, 1], 1 = pure
+noise. All arithmetic here is float32 (or float64 when given so) whatever the model computes in: recovery divides by
 ``1 - sigma``, and in bfloat16 a perfect velocity would be off by .22 at sigma .964.
 """
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -58,8 +59,8 @@ def direct_align(velocity: Velocity, x0: Tensor, noise: Tensor, start: Tensor, e
 def branch_sigmas(branch: str, high: Tensor, low: Tensor, matched_destination: bool = False) -> tuple[Tensor, Tensor]:
     """``(start, end)`` of a branch for the training interval ``[low, high]``.
 
-    ``denoise`` goes from high to low and ``inversion`` from low to high. With ``matched_destination`` the inversion starts
-    one interval lower and ends where the denoise ends, as the released trainer does.
+    ``denoise`` goes from high to low and ``inversion`` from low to high. With ``matched_destination`` the inversion
+    starts one interval lower and ends where the denoise ends, as the released trainer does.
     """
     if branch == "denoise":
         return high, low
@@ -81,8 +82,8 @@ def euler_rollout(velocity: Velocity, noise: Tensor, sigmas: Tensor) -> Tensor:
         ``x0`` of the shape of ``noise``, float32.
     """
     x = _precise(noise)
-    for start, end in zip(sigmas[:-1], sigmas[1:], strict=True):
-        start, end = start.to(x).expand(len(x)), end.to(x).expand(len(x))
+    for start, end in itertools.pairwise(sigmas.to(x)):
+        start, end = start.expand(len(x)), end.expand(len(x))
         x = step(x, velocity(x, start), start, end)
     return x
 

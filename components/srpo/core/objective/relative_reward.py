@@ -1,8 +1,8 @@
 """SRPO: a reward that is the difference between a positive and a negative control word (paper, section 3.2).
 
 A CLIP-like reward is ``f_img . f_txt``. A control word goes before the prompt, in the reward's text only; the velocity
-model always sees the plain prompt. ``C1`` is the text feature of the prompt with the wanted word, ``C2`` with the other.
-Shapes: features are ``[B, D]`` of unit norm; rewards, discounts and losses ``[B]``.
+model always sees the plain prompt. ``C1`` is the text feature of the prompt with the wanted word, ``C2`` with the
+other. Shapes: features are ``[B, D]`` of unit norm; rewards, discounts and losses ``[B]``.
 """
 
 from typing import Literal

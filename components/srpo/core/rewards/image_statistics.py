@@ -11,7 +11,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def image_statistics(pixels: Tensor) -> dict[str, Tensor]:
-    """Each ``[B]``: mean HSV ``saturation``, ``contrast`` (standard deviation of luma), ``sharpness`` (mean |Laplacian|)."""
+    """Each ``[B]``: mean HSV ``saturation``, ``contrast`` (deviation of luma), ``sharpness`` (mean |Laplacian|)."""
     pixels = pixels.float().clamp(0, 1)
     high, low = pixels.amax(1), pixels.amin(1)
     saturation = torch.where(high > 0, (high - low) / high.clamp_min(1e-6), torch.zeros_like(high))

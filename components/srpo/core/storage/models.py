@@ -1,4 +1,4 @@
-"""The models of a run, as `fetch_base` left them in the workspace: where each lies, what it is, what it may be used for.
+"""The models of a run, as `fetch_base` left them in the workspace: where each lies, what it is, under which licence.
 
 A folder is kept under the hash of its content (``<workspace>/models/<digest>``); ``models.json`` names it by that path,
 relative to the workspace, so that the artifact means the same in every pod.
@@ -16,7 +16,7 @@ from srpo.core.storage.files import appearing, digest_of, list_files, write_json
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """One model of a run. ``path`` is absolute when read with :func:`read_models`, relative to the workspace on disk."""
+    """One model of a run; ``path`` is relative to the workspace on disk, absolute once read."""
 
     name: str
     path: str

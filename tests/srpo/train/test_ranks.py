@@ -1,0 +1,181 @@
+"""Real ranks under torchrun: what must not depend on their number, on a kill, or on the way weights are stored."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import TRAIN
+
+from srpo.core.contracts.errors import InputError
+
+IN = ("models", "prompts", "embeddings", "text_features")
+
+
+def train(tiny_run, name, **config):
+    """Run the stage; returns its checkpoint folder."""
+    outputs = ("checkpoint", "report", "metrics")
+    return tiny_run.stage("train", TRAIN | config, IN, outputs, tiny_run.folder / name)["checkpoint"]
+
+
+def weights_folder(tiny_run, checkpoint):
+    return tiny_run.workspace / json.loads((checkpoint / "checkpoint.json").read_text())["weights"]
+
+
+def weights(tiny_run, checkpoint):
+    return load_file(next(weights_folder(tiny_run, checkpoint).glob("*.safetensors")))
+
+
+def history(checkpoint):
+    """The records without what depends on the clock."""
+    rows = [json.loads(line) for line in (checkpoint / "history.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if "seconds" not in k and k != "images_per_second"} for row in rows]
+
+
+# Ships the last step whatever the guard thinks, so that weights can be compared.
+ALWAYS = {"guard_every": 2, "guard_tolerance": 2.0, "guard_drift": 1e9, "guard_patience": 99}
+
+
+@pytest.fixture(scope="module")
+def one_rank(tiny_run):
+    return train(tiny_run, "one", **ALWAYS, micro_batch_size=2)
+
+
+def test_two_ranks_equal_one_that_accumulates(tiny_run, one_rank):
+    two = train(tiny_run, "two", **ALWAYS, processes=2)
+    for first, second in zip(history(one_rank), history(two), strict=True):
+        assert first.keys() == second.keys()
+        assert all(second[name] == pytest.approx(first[name], rel=1e-4, abs=1e-5) for name in first)
+    first, second = weights(tiny_run, one_rank), weights(tiny_run, two)
+    base = load_file(next((tiny_run.workspace / model_path(tiny_run)).joinpath("transformer").glob("*.safetensors")))
+    assert any(not torch.equal(first[name], base[name]) for name in base)
+    # bfloat16 keeps 8 bits: one rounding step at most lies between weights that agree to 1e-5
+    assert all(torch.allclose(first[n].float(), second[n].float(), rtol=2**-7, atol=1e-5) for n in base)
+
+
+def model_path(tiny_run):
+    return json.loads((tiny_run.artifacts["models"] / "models.json").read_text())["base"]["path"]
+
+
+def test_learning_rate_zero_ships_the_base_bit_for_bit(tiny_run):
+    checkpoint = train(tiny_run, "zero", learning_rate=0.0, steps=1, **ALWAYS)
+    base = load_file(next((tiny_run.workspace / model_path(tiny_run)).joinpath("transformer").glob("*.safetensors")))
+    found = weights(tiny_run, checkpoint)
+    assert found.keys() == base.keys()
+    assert all(torch.equal(found[name], base[name]) for name in base)
+
+
+def launch(state: Path, config: dict, job: dict) -> "subprocess.Popen[bytes]":
+    """The ranks as the stage starts them, in a session of their own."""
+    state.mkdir(parents=True, exist_ok=True)
+    (state / "job.json").write_text(json.dumps(job | {"config": config, "state": str(state)}))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
+    return subprocess.Popen(
+        [*command, "-m", "srpo.train", "--job", str(state / "job.json")],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def lines(state: Path) -> int:
+    file = state / "history.jsonl"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def wait_for(condition, seconds=120):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, "timed out"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def job(tiny_run):
+    from srpo.core.storage.models import read_models
+    from srpo.train.config import Config
+    from srpo.train.run import Inputs, job_of
+
+    inputs = Inputs(**{name: tiny_run.artifacts[name] for name in IN})
+    models = read_models(inputs.models, tiny_run.workspace)
+    return job_of(Config(), inputs, models, Path("unused"))
+
+
+@pytest.mark.parametrize(("signal_", "after"), [(signal.SIGKILL, 2), (signal.SIGTERM, 2)])
+def test_an_interrupted_run_ends_like_one_that_was_not(tiny_run, one_rank, job, tmp_path, signal_, after):
+    config = TRAIN | ALWAYS | {"micro_batch_size": 2}
+    process = launch(tmp_path, config, job)
+    wait_for(lambda: lines(tmp_path) >= after)  # the base's reading and one step
+    os.killpg(process.pid, signal_)
+    assert process.wait(timeout=60) != 0
+    if signal_ == signal.SIGTERM:  # saved before it ended
+        assert (tmp_path / "step-000001" / "facts.json").exists() or (tmp_path / "step-000002").exists()
+    resumed = launch(tmp_path, config, job)
+    assert resumed.wait(timeout=120) == 0
+    expected = weights_folder(tiny_run, one_rank)
+    found = tmp_path / "weights-000002"
+    assert {p.name: p.read_bytes() for p in found.iterdir()} == {p.name: p.read_bytes() for p in expected.iterdir()}
+
+
+def test_lora_merged_is_lora_applied_and_the_average_is_what_ships(tiny_run):
+    """The shipped weights are base plus adapter; with a moving average they differ from the last step's own."""
+    from diffusers import FluxTransformer2DModel
+
+    options = ALWAYS | {"lora_rank": 4, "lora_alpha": 8.0, "learning_rate": 1e-2}
+    checkpoint = train(tiny_run, "lora", **options)
+    folder = weights_folder(tiny_run, checkpoint)
+    base = tiny_run.workspace / model_path(tiny_run) / "transformer"
+    merged = FluxTransformer2DModel.from_pretrained(folder, torch_dtype=torch.float32)
+    applied = FluxTransformer2DModel.from_pretrained(base, torch_dtype=torch.float32)
+    applied.load_lora_adapter(load_file(folder / "lora" / "pytorch_lora_weights.safetensors"), prefix="transformer")
+    for module in applied.modules():
+        if hasattr(module, "scaling"):
+            module.scaling = dict.fromkeys(module.scaling, options["lora_alpha"] / options["lora_rank"])
+    generator = torch.Generator().manual_seed(0)
+    config = merged.config
+    inputs = {
+        "hidden_states": torch.randn(1, 16, config.in_channels, generator=generator),
+        "timestep": torch.tensor([0.7]),
+        "guidance": torch.tensor([3.5]),
+        "encoder_hidden_states": torch.randn(1, 16, config.joint_attention_dim, generator=generator),
+        "pooled_projections": torch.randn(1, config.pooled_projection_dim, generator=generator),
+        "img_ids": torch.zeros(16, 3),
+        "txt_ids": torch.zeros(16, 3),
+        "return_dict": False,
+    }
+    with torch.no_grad():
+        plain = FluxTransformer2DModel.from_pretrained(base, torch_dtype=torch.float32)(**inputs)[0]
+        difference = (applied(**inputs)[0] - merged(**inputs)[0]).abs().max()
+        effect = (applied(**inputs)[0] - plain).abs().max()
+    assert effect > 0
+    assert difference < 0.1 * effect + 0.02  # the merged weights are rounded to bfloat16
+
+    averaged = weights(tiny_run, train(tiny_run, "ema", **options, ema_decay=0.9))
+    own = weights(tiny_run, checkpoint)
+    assert any(not torch.equal(averaged[name], own[name]) for name in own)
+
+
+def test_steps_that_are_not_finite_are_skipped_and_end_the_run_with_the_cause(tiny_run):
+    with pytest.raises(RuntimeError, match=r"FloatingPointError: 2 steps had a gradient that is not finite.*step"):
+        train(tiny_run, "nan", **ALWAYS, loss="reward", nonfinite_limit=2, learning_rate=1e30, steps=6)
+
+
+def test_preflight_refuses_what_would_fail_later(tiny_run):
+    with pytest.raises(InputError, match=r"resolution is 30.*multiple of 8"):
+        train(tiny_run, "size", resolution=30)
+    with pytest.raises(InputError, match="lack the prompt"):
+        train(tiny_run, "prompts", steps=500)
+    renamed = shutil.copytree(tiny_run.artifacts["models"], tiny_run.folder / "renamed")
+    models = json.loads((renamed / "models.json").read_text())
+    models["base"]["digest"] = "0" * len(models["base"]["digest"])
+    (renamed / "models.json").write_text(json.dumps(models, indent=2, sort_keys=True) + "\n")
+    with pytest.raises(InputError, match="was not made by the encoders of 'tiny'"):
+        tiny_run.stage("train", TRAIN, IN[1:], ("checkpoint",), tiny_run.folder / "wrong", models=renamed)
