@@ -62,6 +62,12 @@ def find_sources(config: Config) -> dict[str, Source]:
             find("rewards", name), weight=weight
         )
     sources["held_out"] = find("rewards", config.held_out_reward)
+    trained = {source.folder.resolve() for role, source in sources.items() if role.startswith("reward")}
+    if sources["held_out"].folder.resolve() in trained:
+        raise InputError(
+            f"held_out_reward {config.held_out_reward!r} is the folder of a reward that is trained on: it must be "
+            "another one, since it is what tells a real gain from a hacked one"
+        )
     for role, source in sources.items():
         if role != "base":
             check_files(source.folder, "reward", ("config.json", "preprocessor_config.json"))

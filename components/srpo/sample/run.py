@@ -74,8 +74,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     base = required(models, "base")
     checkpoint = json.loads((inputs.checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
     reader = EmbeddingsReader(inputs.embeddings / "embeddings.parquet")
-    scorers = Scorers.load(models, inputs.text_features, device)
-    blocks = shard_blocks(config, read_prompts(inputs.prompts))
+    prompts = read_prompts(inputs.prompts)
+    scorers = Scorers.load(models, inputs.text_features, device, judged_prompts(config, prompts))
+    blocks = shard_blocks(config, prompts)
     (outputs.samples / "images").mkdir()
     rows: list[dict[str, Any]] = []
     for name, weights in (("base", None), ("tuned", context.workspace / checkpoint["weights"])):
@@ -102,10 +103,14 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     write_text(outputs.report, contact_sheet(config, rows, outputs.samples))
 
 
+def judged_prompts(config: Config, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts that are sampled, over all shards: the first ``max_prompts`` that are not trained on."""
+    return [prompt for prompt in prompts if prompt.split != "train"][: config.max_prompts]
+
+
 def shard_blocks(config: Config, prompts: Sequence[Prompt]) -> list[list[Item]]:
     """The blocks of this shard: every ``shards``-th block of the run's fixed list, from number ``shard`` on."""
-    judged = [prompt for prompt in prompts if prompt.split != "train"][: config.max_prompts]
-    items = [Item(prompt, index) for prompt in judged for index in range(config.noises)]
+    items = [Item(prompt, index) for prompt in judged_prompts(config, prompts) for index in range(config.noises)]
     blocks = [items[start : start + config.block_size] for start in range(0, len(items), config.block_size)]
     return blocks[config.shard :: config.shards]
 

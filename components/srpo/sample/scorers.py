@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from srpo.core.contracts.prompts import Prompt
 from srpo.core.contracts.tensors import TextFeatures, read_text_features
@@ -18,6 +19,8 @@ from srpo.core.storage.models import ModelEntry, required, reward_roles
 from srpo.tiny import world
 from srpo.tiny.judge import Judge, load_judge
 
+JUDGED_SIZE = 32  # pixels
+
 
 @dataclasses.dataclass(frozen=True)
 class Scorers:
@@ -25,17 +28,28 @@ class Scorers:
 
     towers: dict[str, tuple[ImageTower, TextFeatures]]
     judge: Judge | None
+    judges_content: bool  # of a whole run, not of a batch: every image of a run has the same measurements
 
     @classmethod
-    def load(cls, models: dict[str, ModelEntry | None], text_features: Path, device: torch.device) -> "Scorers":
-        """Load all rewards' image towers and text features, and the judge if there is one."""
+    def load(
+        cls,
+        models: dict[str, ModelEntry | None],
+        text_features: Path,
+        device: torch.device,
+        prompts: Sequence[Prompt] = (),
+    ) -> "Scorers":
+        """Load all rewards' image towers and text features, and the judge if there is one.
+
+        ``prompts`` are all that the run judges, over all shards; without them, all are captions of the tiny world.
+        """
         table = text_features / "text_features.parquet"
         towers = {
             role: (ImageTower.load(required(models, role).folder, device), read_text_features(table, role))
             for role in [*reward_roles(models), "held_out"]
         }
         judge = models.get("judge")
-        return cls(towers, load_judge(judge.folder).to(device) if judge else None)
+        known = all(scene_of(prompt.prompt) is not None for prompt in prompts)
+        return cls(towers, load_judge(judge.folder).to(device) if judge else None, known)
 
     @torch.no_grad()
     def __call__(
@@ -44,7 +58,8 @@ class Scorers:
         """Scores by name, each ``[B]`` on the CPU, and the judge's features ``[B, F]`` (None without a judge).
 
         ``pixels`` are ``[B, 3, H, W]`` in [0, 1]. ``content`` (1 when shape, colour and background are those of the
-        prompt) is there only when every prompt is a caption of the tiny world, which is all that the judge knows.
+        prompt) is there only when every prompt of the run is a caption of the tiny world, which is all that the judge
+        knows.
         """
         scores: dict[str, Tensor] = {}
         ids = [prompt.prompt_id for prompt in prompts]
@@ -53,13 +68,18 @@ class Scorers:
         scores |= {name: value.cpu() for name, value in image_statistics(pixels).items()}
         if self.judge is None:
             return scores, None
-        verdict = self.judge.verdict(pixels)
+        verdict = self.judge.verdict(resized(pixels, JUDGED_SIZE))
         scores["p_realistic"] = verdict.p_realistic.cpu()
-        scenes = [scene_of(prompt.prompt) for prompt in prompts]
-        known = [scene for scene in scenes if scene is not None]
-        if len(known) == len(scenes):
-            scores["content"] = verdict.content(known).float().cpu()
+        if self.judges_content:
+            scores["content"] = verdict.content([world.parse(prompt.prompt) for prompt in prompts]).float().cpu()
         return scores, verdict.features.cpu().numpy()
+
+
+def resized(pixels: Tensor, size: int) -> Tensor:
+    """``pixels [B, 3, H, W]`` at the one size that the judge knows, in [0, 1]."""
+    if pixels.shape[-2:] == (size, size):
+        return pixels
+    return functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def scene_of(prompt: str) -> world.Scene | None:

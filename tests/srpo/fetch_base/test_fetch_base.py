@@ -1,0 +1,128 @@
+"""Models by name or folder: what is refused before anything is copied, and a copy that is whole or made again."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_runs import TinyRun
+
+from srpo.core.contracts.errors import InputError
+from srpo.core.storage.models import folder_digest, read_models, reward_roles
+from srpo.fetch_base.catalogue import find
+from srpo.fetch_base.config import Config
+from srpo.fetch_base.run import find_sources
+
+BASE = find("base", "tiny").folder
+REWARD = find("rewards", "tiny-clip").folder
+
+
+def fetch(folder: Path, **config: str) -> tuple[Path, Path]:
+    """The ``models`` artifact of a run in its own workspace, and that workspace."""
+    run = TinyRun(folder)
+    return run.stage("fetch_base", config, (), ("models", "report"))["models"], run.workspace
+
+
+def copy_of(source: Path, place: Path, leave_out: str = "") -> Path:
+    shutil.copytree(source, place, ignore=shutil.ignore_patterns(leave_out) if leave_out else None)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "meant"),
+    [
+        ("model", "tinny", "tiny"),
+        ("reward", "tiny-clib", "tiny-clip"),
+        ("held_out_reward", "tiny-siglib", "tiny-siglip"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(setting, name, meant):
+    with pytest.raises(InputError) as error:
+        find_sources(Config(**{setting: name}))
+    assert repr(name) in str(error.value)
+    assert f"did you mean {meant!r}?" in str(error.value)
+
+
+def test_a_pipeline_without_a_part_is_refused_by_the_part(tmp_path):
+    folder = copy_of(BASE, tmp_path / "model", leave_out="transformer")
+    with pytest.raises(InputError, match="'transformer'") as error:
+        find_sources(Config(model=str(folder)))
+    assert str(folder) in str(error.value)
+
+
+def test_a_pipeline_of_another_class_is_refused(tmp_path):
+    folder = copy_of(BASE, tmp_path / "model")
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(InputError, match=r"'StableDiffusionPipeline'.*'FluxPipeline'"):
+        find_sources(Config(model=str(folder)))
+
+
+@pytest.mark.parametrize("file", ["*.safetensors", "config.json", "preprocessor_config.json"])
+def test_a_reward_that_is_not_whole_is_refused(tmp_path, file):
+    folder = copy_of(REWARD, tmp_path / "reward", leave_out=file)
+    with pytest.raises(InputError) as error:
+        find_sources(Config(reward=str(folder)))
+    assert file in str(error.value)
+    assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "reward", ["tiny-siglip", "tiny-clip,tiny-siglip=0.5", str(find("rewards", "tiny-siglip").folder)]
+)
+def test_a_trained_reward_does_not_judge(reward):
+    """Under its name, among several, or under the path of the same folder."""
+    with pytest.raises(InputError, match="held_out_reward"):
+        find_sources(Config(reward=reward, held_out_reward="tiny-siglip"))
+
+
+@pytest.mark.parametrize("reward", ["tiny-clip=0", "tiny-clip=-1", "tiny-clip=much", "=1", "tiny-clip=inf", "a,a=2"])
+def test_a_bad_list_of_rewards_is_refused(reward):
+    with pytest.raises(InputError, match="reward is "):
+        Config(reward=reward)
+
+
+def test_a_damaged_copy_is_found_and_made_again(tmp_path):
+    models, workspace = fetch(tmp_path)
+    entry = read_models(models, workspace)["reward"]
+    weights = entry.folder / "model.safetensors"
+    whole = weights.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(damaged) // 2] ^= 1  # same size, same name: only its hash tells
+    weights.write_bytes(damaged)
+
+    again, _ = fetch(tmp_path)
+    assert weights.read_bytes() == whole
+    assert read_models(again, workspace)["reward"] == entry
+    assert not list((workspace / "models").glob(".*")), "a half-made copy was left"
+
+
+def test_several_rewards_keep_their_order_weights_and_words(tmp_path):
+    other = copy_of(REWARD, tmp_path / "other")
+    models, workspace = fetch(tmp_path, reward=f"tiny-clip=1.0, {other}=0.5")
+    found = read_models(models, workspace)
+    assert reward_roles(found) == ["reward", "reward_2"]
+    assert [(found[role].name, found[role].weight) for role in ("reward", "reward_2")] == [
+        ("tiny-clip", 1.0),
+        ("other", 0.5),
+    ]
+    assert "Real" in found["reward_2"].positive_words  # a folder is given the published words
+    assert found["reward_2"].licence == "not stated"
+
+
+def test_models_are_named_by_their_place_in_the_workspace(tmp_path):
+    """The same artifact serves every pod, wherever the volume is mounted there."""
+    models, workspace = fetch(tmp_path)
+    stored = json.loads((models / "models.json").read_text())
+    assert set(stored) == {"base", "reward", "held_out", "judge"}
+    assert all(entry["path"] == f"models/{entry['digest']}" for entry in stored.values())
+    assert str(tmp_path) not in (models / "models.json").read_text()
+    moved = workspace.rename(tmp_path / "mounted-elsewhere")
+    for role, entry in read_models(models, moved).items():
+        assert folder_digest(entry.folder) == stored[role]["digest"]
+
+
+def test_a_model_that_is_gone_is_named(tmp_path):
+    models, workspace = fetch(tmp_path)
+    shutil.rmtree(read_models(models, workspace)["held_out"].folder)
+    with pytest.raises(InputError, match="'tiny-siglip' is not in the cache"):
+        read_models(models, workspace)
