@@ -60,7 +60,10 @@ def main() -> None:
                 models[name] = ship(world, config, seed, Path(folder) / f"{name}-{seed}")
             for name, found in models.items():
                 values = [found[key] for key in ("p_realistic", "content", "frechet", "held_out.score")]
-                print(f"| {seed} | {name} | {found['step']} | " + " | ".join(f"{v:.3f}" for v in values) + " |", flush=True)
+                print(
+                    f"| {seed} | {name} | {found['step']} | " + " | ".join(f"{v:.3f}" for v in values) + " |",
+                    flush=True,
+                )
             rows.append({"seed": seed, **models})
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps({"machine": machine(), "settings": GUARDED, "seeds": rows}, indent=1) + "\n")

@@ -50,7 +50,9 @@ def train(task: tuple[str, int, str]) -> dict[str, Any]:
         optimizer.step()
         if (step + 1) % EVERY == 0:
             curve.append({"step": step + 1} | world.judge(flux, seed))
-    print(f"{name}, seed {seed}: P(realistic) {curve[0]['p_realistic']:.3f} -> {curve[-1]['p_realistic']:.3f}", flush=True)
+    print(
+        f"{name}, seed {seed}: P(realistic) {curve[0]['p_realistic']:.3f} -> {curve[-1]['p_realistic']:.3f}", flush=True
+    )
     return {"method": name, "seed": seed, "curve": curve}
 
 

@@ -66,7 +66,9 @@ class TinyWorld:
 
     def judge(self, flux: Flux, seed: int, noises: int = 1, steps: int = 25) -> dict[str, float]:
         """Means over the 64 held-out prompts, the same noise for every model of a seed."""
-        config = SampleConfig(resolution=32, steps=steps, noises=noises, seed=seed, compute_dtype="float32", block_size=16)
+        config = SampleConfig(
+            resolution=32, steps=steps, noises=noises, seed=seed, compute_dtype="float32", block_size=16
+        )
         scores: dict[str, list[torch.Tensor]] = {}
         features = []
         for block in shard_blocks(config, read_prompts(self.artifacts["prompts"])):

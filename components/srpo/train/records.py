@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from srpo.core.contracts.errors import require
 from srpo.core.storage.files import write_text
 from srpo.train.config import Config
+from srpo.train.estimates import interval
 from srpo.train.guard import Reading
 
 HISTORY = "history.jsonl"
@@ -24,11 +26,17 @@ def step_record(config: Config, step: int, sums: dict[str, float], norm: float, 
     record: dict[str, Any] = {"step": step}
     record |= {name: value / config.batch_size for name, value in zip(names, total.tolist(), strict=True)}
     record |= {"grad_norm": norm, "learning_rate": config.learning_rate}
-    record |= {"sigma_high": config.sigma_high, "sigma_low": config.sigma_low}
+    if config.method == "direct_align":  # of the first injection, for the first sample
+        high, low = interval(config, step - 1, 0, [0])
+        record |= {"sigma_high": round(float(high[0]), 5), "sigma_low": round(float(low[0]), 5)}
     record |= {name: round(value, 4) for name, value in sums.items() if name.startswith("seconds_")}
-    if device.type == "cuda":
-        record["memory_gib"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 3)
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident_peak()
+    record["memory_gib"] = round(peak / 2**30, 3)
     return record
+
+
+def _resident_peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
 def readings(records: list[dict[str, Any]]) -> list[Reading]:

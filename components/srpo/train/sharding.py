@@ -79,16 +79,26 @@ def initial_weights(config: Config, model: Any, folder: Path) -> dict[str, Tenso
         elif ".lora_B." in name:
             weights[name] = torch.zeros(tuple(parameter.shape))
         else:
-            weights[name] = stored[name.replace(".base_layer.", ".")].to(parameter.dtype)
+            weights[name] = stored[name.replace(".base_layer.", ".")]  # cast as it is copied, tensor by tensor
     return weights
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a diffusers model folder, from one safetensors file or its shards (memory mapped)."""
+    """All tensors of a diffusers model folder, from one safetensors file or its shards.
+
+    They are views of the mapped files: a page is read when its tensor is copied to the shards, and never copied whole.
+    """
     weights: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         weights |= load_file(file)
     return weights
+
+
+def gather(model: Any) -> None:
+    """Gather the weights now, on all ranks together; forwards then need no other rank, so their number may differ."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.unshard()
 
 
 def drop_gathered(model: Any) -> None:

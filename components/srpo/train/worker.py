@@ -30,6 +30,7 @@ from srpo.train.records import Recorder, readings, step_record
 from srpo.train.sharding import (
     MovingAverage,
     drop_gathered,
+    gather,
     make_optimizer,
     process_group,
     save_weights,
@@ -102,6 +103,7 @@ def train(job: Job, config: Config) -> None:
         def guard(step: int, earlier: list[dict[str, Any]]) -> dict[str, Any]:
             """A reading of the guard; weights that are the best so far are kept."""
             with average.swapped():
+                gather(transformer)
                 reading = read_guard(config, flux, judge, texts, step)
                 drop_gathered(transformer)
                 if best_reading([*readings(earlier), reading], config).step == step:

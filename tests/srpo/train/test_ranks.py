@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from tiny_runs import TRAIN
 
@@ -36,7 +37,8 @@ def weights(tiny_run, checkpoint):
 def history(checkpoint):
     """The records without what depends on the clock."""
     rows = [json.loads(line) for line in (checkpoint / "history.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if "seconds" not in k and k != "images_per_second"} for row in rows]
+    clock = ("seconds", "images_per_second", "memory")
+    return [{k: v for k, v in row.items() if not k.startswith(clock)} for row in rows]
 
 
 # Ships the last step whatever the guard thinks, so that weights can be compared.
@@ -48,12 +50,14 @@ def one_rank(tiny_run):
     return train(tiny_run, "one", **ALWAYS, micro_batch_size=2)
 
 
-def test_two_ranks_equal_one_that_accumulates(tiny_run, one_rank):
-    two = train(tiny_run, "two", **ALWAYS, processes=2)
-    for first, second in zip(history(one_rank), history(two), strict=True):
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_several_ranks_equal_one_that_accumulates(tiny_run, one_rank, ranks):
+    one = one_rank if ranks == 2 else train(tiny_run, "six", **ALWAYS, batch_size=6, micro_batch_size=2)
+    several = train(tiny_run, f"ranks-{ranks}", **ALWAYS, processes=ranks, batch_size=4 if ranks == 2 else 6)
+    for first, second in zip(history(one), history(several), strict=True):
         assert first.keys() == second.keys()
         assert all(second[name] == pytest.approx(first[name], rel=1e-4, abs=1e-5) for name in first)
-    first, second = weights(tiny_run, one_rank), weights(tiny_run, two)
+    first, second = weights(tiny_run, one), weights(tiny_run, several)
     base = load_file(next((tiny_run.workspace / model_path(tiny_run)).joinpath("transformer").glob("*.safetensors")))
     assert any(not torch.equal(first[name], base[name]) for name in base)
     # bfloat16 keeps 8 bits: one rounding step at most lies between weights that agree to 1e-5
@@ -76,7 +80,14 @@ def launch(state: Path, config: dict, job: dict) -> "subprocess.Popen[bytes]":
     """The ranks as the stage starts them, in a session of their own."""
     state.mkdir(parents=True, exist_ok=True)
     (state / "job.json").write_text(json.dumps(job | {"config": config, "state": str(state)}))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(config.get("processes", 1)),
+    ]
     return subprocess.Popen(
         [*command, "-m", "srpo.train", "--job", str(state / "job.json")],
         start_new_session=True,
@@ -123,6 +134,46 @@ def test_an_interrupted_run_ends_like_one_that_was_not(tiny_run, one_rank, job, 
     expected = weights_folder(tiny_run, one_rank)
     found = tmp_path / "weights-000002"
     assert {p.name: p.read_bytes() for p in found.iterdir()} == {p.name: p.read_bytes() for p in expected.iterdir()}
+
+
+def test_a_checkpoint_of_one_rank_resumes_on_two(tiny_run, one_rank, job, tmp_path):
+    config = TRAIN | ALWAYS | {"micro_batch_size": 2}
+    process = launch(tmp_path, config, job)
+    wait_for(lambda: (tmp_path / "step-000001" / "facts.json").exists())
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=60)
+    assert launch(tmp_path, config | {"processes": 2}, job).wait(timeout=120) == 0
+    expected, found = weights(tiny_run, one_rank), load_file(next((tmp_path / "weights-000002").glob("*.safetensors")))
+    assert all(torch.allclose(found[n].float(), expected[n].float(), rtol=2**-7, atol=1e-5) for n in expected)
+
+
+def test_the_trainer_alone_on_a_workstation(tiny_run, one_rank, tmp_path):
+    """`torchrun -m srpo.train --config` trains as the stage does, and refuses what it does not know."""
+    settings = {
+        "config": TRAIN | ALWAYS | {"micro_batch_size": 2, "trackers": ["tensorboard"]},
+        "workspace": str(tiny_run.workspace),
+        "output": str(tmp_path / "out"),
+        "inputs": {name: str(tiny_run.artifacts[name]) for name in IN},
+    }
+
+    def run(values):
+        (tmp_path / "train.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(values))))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
+        command += ["-m", "srpo.train", "--config", str(tmp_path / "train.yaml")]
+        return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+    refused = run(settings | {"config": {"learning_rat": 1}})
+    assert refused.returncode != 0
+    assert "srpo: train: train has no setting 'learning_rat': did you mean 'learning_rate'?" in refused.stdout
+    done = run(settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    checkpoint = json.loads((tmp_path / "out" / "checkpoint" / "checkpoint.json").read_text())
+    own = load_file(next((tmp_path / "out" / checkpoint["weights"]).glob("*.safetensors")))
+    expected = weights(tiny_run, one_rank)
+    assert all(torch.equal(own[name], expected[name]) for name in expected)
+    assert list((tmp_path / "out" / "state").rglob("events.out.tfevents*"))
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"stage": "train"')]
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
 def test_lora_merged_is_lora_applied_and_the_average_is_what_ships(tiny_run):

@@ -6,11 +6,14 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxPipeline
 from tiny_runs import load_step_parts
 
 from srpo.core.contracts.order import prompt_order
 from srpo.core.objective import draws
 from srpo.core.objective.schedule import sampler_sigmas
+from srpo.core.storage.models import read_models
+from srpo.train.estimates import interval
 from srpo.train.step import gradient_step, step_noise, words
 
 
@@ -164,6 +167,50 @@ def test_the_velocity_sees_the_plain_prompt_only(parts):
     plain = texts.conditioning([texts.prompts[n].prompt_id for n in order], torch.device("cpu"), torch.float32)
     assert len(seen) == config.rollout_steps + 2
     assert all(torch.equal(embeds, plain.prompt_embeds) for embeds in seen)
+
+
+def test_the_embeddings_are_those_of_the_plain_prompt(parts, tiny_run):
+    """What reaches the velocity is what diffusers' own pipeline makes of the prompt as it stands in the table."""
+    texts = parts[3]
+    base = read_models(tiny_run.artifacts["models"], tiny_run.workspace)["base"].folder
+    pipeline = FluxPipeline.from_pretrained(base, transformer=None, vae=None, torch_dtype=torch.float32)
+    length = pipeline.tokenizer_2.model_max_length
+    order = prompt_order(4, len(texts.prompts), 0)
+    chosen = [texts.prompts[place] for place in order]
+    states, pooled, _ = pipeline.encode_prompt([p.prompt for p in chosen], None, max_sequence_length=length)
+    found = texts.conditioning([p.prompt_id for p in chosen], torch.device("cpu"), torch.float32)
+    torch.testing.assert_close(found.prompt_embeds, states, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.pooled, pooled, rtol=1e-4, atol=1e-5)
+
+
+def test_the_late_weight_scales_the_gradient(parts):
+    config, flux, rewards, texts = parts
+    config = dataclasses.replace(config, loss="reward", branches="denoise", sigma_high=0.9, sigma_low=0.2)
+    gradient_step(config, flux, rewards, texts, 0, [0, 1], 1 / 2)
+    plain = gradients(flux)
+    gradient_step(dataclasses.replace(config, late_weighting=True), flux, rewards, texts, 0, [0, 1], 1 / 2)
+    u = (float(interval(config, 0, 0, [0])[1]) - 0.2) / 0.7
+    assert close(gradients(flux), {name: value * 3 * u / (1 + 2 * u) for name, value in plain.items()})
+
+
+def test_noise_and_interval_are_shared_by_the_batch_or_not_as_configured(parts):
+    config, flux, _, _ = parts
+    noise, highs = step_noise(config, flux, 0, [0, 1, 2]), interval(config, 0, 0, [0, 1, 2])[0]
+    assert torch.equal(noise[0], noise[2])
+    assert len(set(highs.tolist())) == 1
+    assert not torch.equal(noise, step_noise(config, flux, 1, [0, 1, 2]))
+    assert float(interval(config, 0, 1, [0])[0]) != float(highs[0])  # each injection has its own
+    own = dataclasses.replace(config, shared_noise=False, interval_per_sample=True)
+    noise, highs = step_noise(own, flux, 0, [0, 1, 2]), interval(own, 0, 0, [0, 1, 2])[0]
+    assert not torch.equal(noise[0], noise[2])
+    assert len(set(highs.tolist())) == 3
+
+
+def test_saturated_pixels_get_a_gradient_from_the_reward(parts):
+    _, _, rewards, _ = parts
+    pixels = (1.2 + 0.5 * draws.noise((1, 3, 32, 32), 0, "pixels").abs()).requires_grad_()
+    rewards[0].tower(pixels)[0, 0].backward()
+    assert (pixels.grad.abs() > 0).float().mean() > 0.9
 
 
 def test_offline_latents_replace_the_rollout_and_are_cached(parts, tmp_path):
