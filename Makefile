@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-real lint tiny-weights lock clean
+.PHONY: help install demo test test-real lint tiny-weights readmes lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,9 @@ lint: $(INSTALLED)  ## ruff, mypy, import-linter
 tiny-weights: $(INSTALLED)  ## make the tiny model's weights again from nothing (about 12 minutes)
 	@echo "Making the tiny weights"
 	@$(BIN)/python -m srpo.tiny.make --output components/srpo/tiny/weights
+
+readmes: $(INSTALLED)  ## write the settings into the stages' READMEs from the code
+	@$(BIN)/python docs/stage_readmes.py
 
 lock: $(INSTALLED)  ## write images/requirements-*.txt from constraints.txt
 	@$(BIN)/python images/lock.py
