@@ -26,8 +26,8 @@ GUARDED = {
     "processes": 2,
     "compute_dtype": "float32",
     "gradient_checkpointing": False,
-    "guard_prompts": 16,
-    "guard_noises": 1,
+    "guard_every": 2,
+    "guard_tolerance": 0.04,
     "trackers": (),
 }
 # What ships without the guard: every reading is sound, so the last step with the most style.

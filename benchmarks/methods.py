@@ -3,7 +3,7 @@
     python benchmarks/methods.py --output benchmarks/results/methods.json
 
 Reads every method along its training, so that methods are compared at equal steps and at equal style: a method that
-moves less far keeps more of the content, which says nothing. About 40 minutes on one core, less on several.
+moves less far keeps more of the content, which says nothing. About 20 minutes on one core, less on several.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from tiny_world import TinyWorld, machine, settings
 
 from srpo.train.step import gradient_step
 
-STEPS, EVERY = 40, 5
+STEPS, EVERY = 30, 10
 METHODS: dict[str, dict[str, Any]] = {
     "SRPO": {},
     "Direct-Align, positive word": {"reward_form": "sgp", "branches": "denoise", "loss": "reward"},
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON file for the results")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--style", type=float, default=0.5, help="P(realistic) at which methods are compared")
+    parser.add_argument("--style", type=float, default=0.4, help="P(realistic) at which methods are compared")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         # One workspace a seed; the first method of a seed fills it before the others come.

@@ -43,8 +43,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     words: dict[str, dict[str, list[str]]] = {}
     for role in [*reward_roles(models), "held_out"]:
         entry = required(models, role)
-        positive = list(config.positive_words or entry.positive_words)
-        negative = list(config.negative_words or entry.negative_words)
+        own = role == "held_out"  # words belong to a reward: those of the run are for what is trained on
+        positive = list(entry.positive_words if own else config.positive_words or entry.positive_words)
+        negative = list(entry.negative_words if own else config.negative_words or entry.negative_words)
         words[role] = {"positive": positive, "negative": negative}
         pairs = [(prompt, word) for prompt in prompts for word in ["", *positive, *negative]]
         tower = TextTower.load(entry.folder, device)

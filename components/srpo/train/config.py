@@ -18,7 +18,6 @@ class Config:
     batch_size: int = 32  # prompts a step, over all processes
 
     # The optimiser: AdamW, constant rate, full parameters.
-    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     learning_rate: float = 5e-6
     weight_decay: float = 1e-4
     beta1: float = 0.9
@@ -71,7 +70,6 @@ class Config:
     processes: int = 1  # ranks on this machine: the GPUs of a pod, or processes on a CPU
     micro_batch_size: int = 4  # samples a forward
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    master_dtype: Literal["float32", "bfloat16"] = "float32"  # bfloat16 rounds stochastically, with adamw_8bit only
     gradient_checkpointing: bool = True
     checkpoint_every: int = 5
     keep_checkpoints: int = 2
@@ -104,12 +102,6 @@ class Config:
         require(self.lora_rank >= 0, "lora_rank", self.lora_rank, "a whole number of at least 0")
         require(0 < self.refl_window <= 1, "refl_window", self.refl_window, "in (0, 1]")
         require(self.draft_steps <= self.rollout_steps, "draft_steps", self.draft_steps, "at most rollout_steps")
-        require(
-            self.master_dtype == "float32" or self.optimizer == "adamw_8bit",
-            "master_dtype",
-            self.master_dtype,
-            "'float32' unless optimizer is 'adamw_8bit', which rounds stochastically",
-        )
         for name in ("beta1", "beta2", "ema_decay"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number in [0, 1)")
         require(0 < self.sigma_low < 1, "sigma_low", self.sigma_low, "in (0, 1)")

@@ -34,13 +34,12 @@ def estimate_bytes(config: Config, parameters: int, ranks: int) -> int:
     Gathered weights in the compute dtype stand whole on each rank; masters, gradients (float32) and moments are
     sharded.
     """
-    compute, master = BYTES[config.compute_dtype], BYTES[config.master_dtype]
-    moments = 8 if config.optimizer == "adamw" else 2
-    average = master if config.ema_decay else 0
+    compute = BYTES[config.compute_dtype]
     gathered = parameters * compute
     if config.lora_rank:  # the frozen base is kept in the compute dtype; the adapter is small beside it
         return gathered + parameters * compute // ranks
-    return gathered + parameters * (master + 4 + moments + average) // ranks
+    masters, gradients, moments, average = 4, 4, 8, 4 if config.ema_decay else 0
+    return gathered + parameters * (masters + gradients + moments + average) // ranks
 
 
 def check_memory(config: Config, base: Path, ranks: int, device: torch.device) -> None:
@@ -54,8 +53,7 @@ def check_memory(config: Config, base: Path, ranks: int, device: torch.device) -
     if need > free:
         raise InputError(
             f"training needs at least {need / 2**30:.1f} GiB a process for weights, gradients and moments, "
-            f"{free / 2**30:.1f} GiB are free: use more processes, lora_rank, or optimizer 'adamw_8bit' with "
-            "master_dtype 'bfloat16'"
+            f"{free / 2**30:.1f} GiB are free: use more processes, or lora_rank"
         )
 
 

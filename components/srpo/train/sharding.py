@@ -40,11 +40,11 @@ def process_group(device: torch.device) -> Iterator[None]:
 def sharded_transformer(config: Config, folder: Path, device: torch.device) -> Any:
     """The transformer of ``folder``, sharded over all ranks, computing in the configured dtype.
 
-    Trained parameters are kept in ``master_dtype``; with LoRA the frozen base is kept in the compute dtype. Only rank 0
+    Trained parameters are kept in float32; with LoRA the frozen base is kept in the compute dtype. Only rank 0
     reads the weights; the others start from empty shards. Gathered weights stay between the forwards of a rollout and
     are dropped by the backward pass, so that a rollout costs one all-gather and not one a model call.
     """
-    compute, master = DTYPES[config.compute_dtype], DTYPES[config.master_dtype]
+    compute, master = DTYPES[config.compute_dtype], torch.float32
     with torch.device("meta"):
         model = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(folder))
         model.to(compute if config.lora_rank else master)
@@ -114,21 +114,12 @@ def trained_parameters(model: Any) -> list[Any]:
 
 
 def make_optimizer(config: Config, model: Any) -> torch.optim.Optimizer:
-    """AdamW over the shards, or torchao's with 8-bit moments (and stochastic rounding of bfloat16 masters)."""
-    settings: dict[str, Any] = {
-        "lr": config.learning_rate,
-        "betas": (config.beta1, config.beta2),
-        "weight_decay": config.weight_decay,
-    }
-    if config.optimizer == "adamw_8bit":
-        from torchao.optim import AdamW8bit
-
-        rounding = config.master_dtype == "bfloat16"
-        optimizer: torch.optim.Optimizer = AdamW8bit(
-            trained_parameters(model), bf16_stochastic_round=rounding, **settings
-        )
-        return optimizer
-    return torch.optim.AdamW(trained_parameters(model), foreach=True, **settings)
+    """AdamW over the shards of the trained parameters."""
+    betas = (config.beta1, config.beta2)
+    parameters = trained_parameters(model)
+    return torch.optim.AdamW(
+        parameters, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay, foreach=True
+    )
 
 
 class MovingAverage:
