@@ -49,7 +49,7 @@ class Scorers:
         }
         judge = models.get("judge")
         known = all(scene_of(prompt.prompt) is not None for prompt in prompts)
-        return cls(towers, load_judge(judge.folder).to(device) if judge else None, known)
+        return cls(towers, load_judge(judge.folder) if judge else None, known)
 
     @torch.no_grad()
     def __call__(
@@ -68,11 +68,11 @@ class Scorers:
         scores |= {name: value.cpu() for name, value in image_statistics(pixels).items()}
         if self.judge is None:
             return scores, None
-        verdict = self.judge.verdict(resized(pixels, JUDGED_SIZE))
-        scores["p_realistic"] = verdict.p_realistic.cpu()
+        verdict = self.judge.verdict(resized(pixels, JUDGED_SIZE).cpu())  # a small network, which stays on the CPU
+        scores["p_realistic"] = verdict.p_realistic
         if self.judges_content:
-            scores["content"] = verdict.content([world.parse(prompt.prompt) for prompt in prompts]).float().cpu()
-        return scores, verdict.features.cpu().numpy()
+            scores["content"] = verdict.content([world.parse(prompt.prompt) for prompt in prompts]).float()
+        return scores, verdict.features.numpy()
 
 
 def resized(pixels: Tensor, size: int) -> Tensor:

@@ -214,6 +214,16 @@ def test_lora_merged_is_lora_applied_and_the_average_is_what_ships(tiny_run):
     assert any(not torch.equal(averaged[name], own[name]) for name in own)
 
 
+def test_bfloat16_compute_with_a_frozen_base_keeps_a_float32_adapter(tiny_run):
+    """Two dtypes in one sharded model, checkpointed activations, two ranks: what a LoRA run on GPUs does."""
+    options = {"compute_dtype": "bfloat16", "lora_rank": 4, "gradient_checkpointing": True, "processes": 2}
+    checkpoint = train(tiny_run, "bfloat16", **ALWAYS | options)
+    adapter = load_file(weights_folder(tiny_run, checkpoint) / "lora" / "pytorch_lora_weights.safetensors")
+    assert {value.dtype for value in adapter.values()} == {torch.float32}
+    assert any(value.abs().max() > 0 for name, value in adapter.items() if "lora_B" in name)
+    assert all(0 < row["grad_norm"] < 100 for row in history(checkpoint)[1:])
+
+
 def test_steps_that_are_not_finite_are_skipped_and_end_the_run_with_the_cause(tiny_run):
     with pytest.raises(RuntimeError, match=r"FloatingPointError: 2 steps had a gradient that is not finite.*step"):
         train(tiny_run, "nan", **ALWAYS, loss="reward", nonfinite_limit=2, learning_rate=1e30, steps=6)
