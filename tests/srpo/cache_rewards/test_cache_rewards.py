@@ -71,16 +71,18 @@ def test_only_what_the_run_meets_is_encoded(tiny_run, few, tmp_path):
     assert len({(row["reward"], row["prompt_id"], row["word"]) for row in rows}) == len(rows) == 2 * 8 * 10
 
 
-def test_the_words_of_the_user_replace_the_catalogue_s(tiny_run, few, tmp_path):
+def test_the_words_of_the_user_are_for_trained_rewards(tiny_run, few, tmp_path):
+    """They replace the catalogue's, a side at a time; the reward that judges keeps its own."""
     path = cached(tiny_run, few, tmp_path, train_prompts=2, positive_words=["Soft light"])
-    for role in ("reward", "held_out"):
+    published = ("Natural-lighting", "Detail", "Detailed", "Real")
+    for role, positive in (("reward", ("Soft light",)), ("held_out", published)):
         stored = read_text_features(path, role)
-        assert stored.positive_words == ("Soft light",)
+        assert stored.positive_words == positive
         assert stored.negative_words == ("Concept art", "Painting", "Anime", "Flat", "Oil")
-        prompt_id = next(iter(stored.features))[0]
-        assert {word for _, word in stored.features} == {"", "Soft light", *stored.negative_words}
-        with pytest.raises(InputError, match="'Real'"):
-            stored(prompt_id, "Real")
+        assert {word for _, word in stored.features} == {"", *positive, *stored.negative_words}
+    trained = read_text_features(path, "reward")
+    with pytest.raises(InputError, match="'Real'"):
+        trained(next(iter(trained.features))[0], "Real")
 
 
 def test_features_do_not_depend_on_the_batch(tiny_run, few, tmp_path):
