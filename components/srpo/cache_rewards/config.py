@@ -9,7 +9,7 @@ from srpo.core.contracts.errors import require
 class Config:
     """Control words, and which prompts get text features."""
 
-    positive_words: tuple[str, ...] | None = None  # None: the words of the reward's catalogue entry
+    positive_words: tuple[str, ...] | None = None  # of the trained rewards; null: those of the catalogue
     negative_words: tuple[str, ...] | None = None
     train_prompts: int = 640  # how many prompts the training will draw
     seed: int = 0  # the run's seed: it decides which prompts are drawn
