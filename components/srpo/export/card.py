@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from srpo.core.storage.files import readable_size
 from srpo.core.storage.releases import Item
 from srpo.export.contents import Pair, shown
 
@@ -83,17 +84,9 @@ def plain(value: Any) -> str:
     return MARKDOWN.sub(r"\\\1", " ".join(str(value).split())).replace("\\<", "&lt;")
 
 
-def size(count: int) -> str:
-    """Bytes in a reader's unit."""
-    value, units = float(count), ["B", "KB", "MB", "GB"]
-    while value >= 1000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.3g} {units[0]}"
-
-
 def _environment(escape: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
         autoescape=escape, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"shown": shown, "size": size}
+    environment.filters |= {"shown": shown, "size": readable_size}
     return environment

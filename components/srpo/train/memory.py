@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from srpo.core.contracts.errors import InputError
+from srpo.core.storage.files import readable_size
 from srpo.train.config import Config
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -52,8 +53,8 @@ def check_memory(config: Config, base: Path, ranks: int, device: torch.device) -
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _available() // ranks
     if need > free:
         raise InputError(
-            f"training needs at least {need / 2**30:.1f} GiB a process for weights, gradients and moments, "
-            f"{free / 2**30:.1f} GiB are free: use more processes, or lora_rank"
+            f"training needs at least {readable_size(need)} a process for weights, gradients and moments, "
+            f"{readable_size(free)} are free: use more processes, or lora_rank"
         )
 
 

@@ -18,7 +18,7 @@ from srpo.core.contracts.prompts import of_split, read_prompts
 from srpo.core.contracts.tensors import EmbeddingsReader, read_text_features
 from srpo.core.execution.stage import Context, Stage
 from srpo.core.reports.page import curves, page, paragraph, table
-from srpo.core.storage.files import list_files, write_json, write_text
+from srpo.core.storage.files import list_files, readable_size, write_json, write_text
 from srpo.core.storage.models import ModelEntry, read_models, required, reward_roles
 from srpo.train.config import Config
 
@@ -128,7 +128,7 @@ def preflight(config: Config, inputs: Inputs, models: dict[str, ModelEntry | Non
     free = shutil.disk_usage(state).free
     if need > free:
         raise InputError(
-            f"the workspace has {free / 2**30:.1f} GiB free: checkpoints need about {need / 2**30:.1f} GiB; "
+            f"the workspace has {readable_size(free)} free: checkpoints need about {readable_size(need)}; "
             "use a larger volume or a smaller keep_checkpoints"
         )
 

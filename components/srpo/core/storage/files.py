@@ -86,3 +86,11 @@ def link_tree(source: Path, destination: Path) -> None:
     else:
         destination.parent.mkdir(parents=True, exist_ok=True)
         link(str(source), str(destination))
+
+
+def readable_size(count: int) -> str:
+    """Bytes in a reader's unit."""
+    value, units = float(count), ["B", "KB", "MB", "GB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g} {units[0]}"
