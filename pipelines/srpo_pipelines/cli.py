@@ -9,11 +9,19 @@ import sys
 
 from srpo.core.contracts.errors import InputError
 from srpo_pipelines.commands import compile as compile_command
+from srpo_pipelines.commands import recipes as recipes_command
 from srpo_pipelines.commands import run as run_command
 from srpo_pipelines.commands import stage as stage_command
+from srpo_pipelines.commands import submit as submit_command
 from srpo_pipelines.errors import NO_SPACE, Failed
 
-COMMANDS = {"run": run_command, "compile": compile_command, "stage": stage_command}
+COMMANDS = {
+    "run": run_command,
+    "recipes": recipes_command,
+    "compile": compile_command,
+    "submit": submit_command,
+    "stage": stage_command,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import itertools
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -28,10 +30,20 @@ def load_recipe(name: str) -> dict[str, Any]:
     Raises:
         InputError: there is no such recipe.
     """
+    return dict(yaml.safe_load(_recipe_text(name)) or {})
+
+
+def recipe_title(name: str) -> str:
+    """The first sentence of the comment that the recipe begins with: what it is, in one line."""
+    comment = itertools.takewhile(lambda line: line.startswith("#"), _recipe_text(name).splitlines())
+    words = " ".join(line.lstrip("# ") for line in comment)
+    return re.split(r"(?<=\.)\s", words, maxsplit=1)[0]
+
+
+def _recipe_text(name: str) -> str:
     if name not in recipe_names():
         raise InputError(f"there is no recipe {name!r}{nearest(name, recipe_names())}")
-    text = resources.files("srpo_pipelines").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
-    return dict(yaml.safe_load(text) or {})
+    return resources.files("srpo_pipelines").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def parameters(recipe: str | None, sets: Iterable[str] = (), defaults: Mapping[str, Any] | None = None) -> Parameters:

@@ -9,10 +9,13 @@ import pytest
 import yaml
 from fakes import Project
 
-from srpo.configure.parameters import STAGES, Parameters
+from srpo.configure.parameters import STAGES, Parameters, stage_configs
+from srpo.core.contracts.config import from_mapping
+from srpo.train.run import Workstation
 from srpo_pipelines import processes
-from srpo_pipelines.cli import main
-from srpo_pipelines.settings import parameters, recipe_names
+from srpo_pipelines.cli import COMMANDS, main
+from srpo_pipelines.commands.stage import read
+from srpo_pipelines.settings import load_recipe, parameters, recipe_names
 from srpo_pipelines.watch import progress_of
 
 
@@ -79,8 +82,6 @@ def test_values_are_read_as_yaml_and_text_stays_text():
 
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_recipes_hold_together_and_state_only_what_differs(recipe):
-    from srpo_pipelines.settings import load_recipe
-
     parameters(recipe)
     for name, value in load_recipe(recipe).items():
         if name != "overrides":
@@ -91,7 +92,7 @@ def test_recipes_hold_together_and_state_only_what_differs(recipe):
             assert default != value, f"{stage}.{name}"
 
 
-@pytest.mark.parametrize("command", ["run", "compile", "stage"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(capsys, command):
     with pytest.raises(SystemExit):
         main([command, "--help"])
@@ -107,10 +108,11 @@ def test_help_documents_every_parameter(capsys):
         assert field.metadata["description"] in shown
 
 
-def test_help_loads_nothing_heavy():
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_loads_nothing_heavy(command):
     code = (
         "import sys, srpo_pipelines.cli as cli\n"
-        "try: cli.main(['run', '--help'])\n"
+        f"try: cli.main(['{command}', '--help'])\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'kfp', 'numpy', 'pyarrow', 'yaml'} & set(sys.modules)))"
     )
@@ -121,6 +123,38 @@ def test_help_loads_nothing_heavy():
 def test_stage_lists_its_settings(capsys):
     assert main(["stage", "train", "--settings"]) == 0
     assert f"margin = {STAGES['train']().margin!r}  (" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_shows_its_whole_configuration_under_a_recipe(capsys, tmp_path, recipe, stage):
+    assert main(["stage", stage, "--recipe", recipe, "--settings"]) == 0
+    file = tmp_path / "stage.yaml"
+    file.write_text(capsys.readouterr().out + "workspace: ws\n")
+    expected = stage_configs(parameters(recipe))[stage]
+    found = from_mapping(STAGES[stage], read(file)["config"], stage)
+    assert dataclasses.asdict(found) == expected
+    assert sorted(read(file)["config"]) == sorted(expected)
+
+
+def test_the_trainer_alone_takes_what_the_stage_shows(capsys):
+    assert main(["stage", "train", "--recipe", "flux1-dev-hpsv2", "--settings"]) == 0
+    given = yaml.safe_load(capsys.readouterr().out) | {"workspace": "ws", "output": "out", "inputs": {"models": "m"}}
+    job = from_mapping(Workstation, given, "train.yaml")
+    assert from_mapping(STAGES["train"], job.config, "train").learning_rate == 5e-6
+
+
+def test_stage_shows_a_recipe_and_runs_a_file(capsys):
+    assert "it goes with --settings" in refused(capsys, "stage", "train", "--recipe", "demo", "--config", "x.yaml")
+    assert "did you mean 'demo'?" in refused(capsys, "stage", "train", "--recipe", "dmeo", "--settings")
+
+
+def test_recipes_are_listed_with_one_whole_sentence(capsys):
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == recipe_names()
+    assert "demo                 The embedded run: the tiny model, in minutes on two cores." in lines
+    assert all(line.endswith(".") for line in lines)
 
 
 def test_stage_runs_from_a_file(tmp_path):

@@ -26,6 +26,10 @@ FILE is YAML:
   inputs: {{models: runs/models, ...}}     # a folder each; a list of folders for a fan-in
   outputs: {{checkpoint: runs/checkpoint}} # those that are wanted
 
+The whole configuration of a stage under a recipe, as the first lines of such a file (and of the one that
+`torchrun -m srpo.train --config FILE` reads):
+  srpo stage train --recipe flux1-dev-hpsv2 --settings > train.yaml
+
 example: srpo stage prepare_prompts --config prompts.yaml
          srpo stage train --settings"""
 
@@ -36,12 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, metavar="FILE", help="YAML file with config, inputs, outputs, workspace")
     what.add_argument("--settings", action="store_true", help="list the stage's settings with their defaults")
+    parser.add_argument("--recipe", metavar="NAME", help="with --settings: all of them under this recipe, as YAML")
 
 
 def main(args: argparse.Namespace) -> None:
-    """Run the stage, or list its settings."""
+    """Run the stage, or show its settings."""
     if args.name not in STAGES:
         raise InputError(f"there is no stage {args.name!r}{nearest(args.name, STAGES)}")
+    if args.recipe is not None and not args.settings:
+        raise InputError(f"--recipe is {args.recipe!r}: it goes with --settings alone; what runs is what FILE says")
+    if args.recipe is not None:
+        print(settings_under(args.name, args.recipe), end="")
+        return
     if args.settings:
         print("\n".join(settings(STAGES[args.name])))
         return
@@ -66,6 +76,24 @@ def settings(config: type[Any]) -> list[str]:
         shown = "required" if default is dataclasses.MISSING else repr(default)
         lines.append(f"{field.name} = {shown}  ({describe(hints[field.name])})")
     return lines
+
+
+def settings_under(name: str, recipe: str) -> str:
+    """The whole configuration of the stage ``name`` under ``recipe``, as the key ``config`` of a YAML file.
+
+    Raises:
+        InputError: there is no such recipe.
+    """
+    import yaml
+
+    from srpo.configure.parameters import stage_configs
+    from srpo_pipelines.settings import parameters
+
+    config = stage_configs(parameters(recipe))[name]
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
+    return f"# {name} under the recipe {recipe}\n" + yaml.safe_dump(
+        {"config": plain}, sort_keys=False, allow_unicode=True, width=120
+    )
 
 
 def read(path: Path) -> dict[str, Any]:
