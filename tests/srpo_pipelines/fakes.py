@@ -14,7 +14,7 @@ OUTPUTS = {  # stage: (inputs, outputs), as the pipeline wires them
     "encode_prompts": ("models prompts", "embeddings report"),
     "train": ("models prompts embeddings text_features", "checkpoint report metrics"),
     "sample": ("models prompts embeddings text_features checkpoint", "samples report"),
-    "evaluate": ("samples checkpoint models", "evaluation report metrics"),
+    "evaluate": ("samples checkpoint models", "evaluation report metrics summary"),
     "export": ("models checkpoint evaluation samples prompts", "release report"),
 }
 FAKE = '''"""A stage that only says who it is."""
@@ -48,7 +48,9 @@ def run(config, inputs, outputs, context):
     context.progress(1, 2, loss=0.5)
     # here
     for name, path in dataclasses.asdict(outputs).items():
-        if name == "report":
+        if name == "summary":
+            path.write_text("**better**")
+        elif name == "report":
             path.write_text("<!doctype html>{name}")
         elif name == "metrics":
             path.write_text(json.dumps({{"number": 1.5}}))

@@ -18,6 +18,7 @@ def evaluate(
     evaluation: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """Compare before and after, with intervals, and say whether the run may be promoted."""
     import json
@@ -35,7 +36,12 @@ def evaluate(
             "checkpoint": Path(checkpoint.path),
             "models": Path(models.path),
         },
-        outputs={"evaluation": Path(evaluation.path), "report": Path(report.path), "metrics": Path(metrics.path)},
+        outputs={
+            "evaluation": Path(evaluation.path),
+            "report": Path(report.path),
+            "metrics": Path(metrics.path),
+            "summary": Path(summary.path),
+        },
     )
     for name, value in json.loads(Path(metrics.path).read_text(encoding="utf-8")).items():
         metrics.log_metric(name, value)

@@ -203,3 +203,15 @@ def _row(name: str, summary: Summary) -> Row:
 
 def _settings(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items()]
+
+
+def markdown(evaluation: dict[str, Any]) -> str:
+    """The verdict, the table and the gates as Markdown; nothing in it comes from a prompt."""
+    lines = [f"**{evaluation['verdict']}**", "", "| measure | before | after | difference |", "|---|---|---|---|"]
+    for name, delta in evaluation["delta"].items():
+        before, after = evaluation["before"][name], evaluation["after"][name]
+        change = f"{delta['mean']:+.4g} [{delta['low']:+.4g}, {delta['high']:+.4g}]"
+        lines.append(f"| `{name}` | {before:.4g} | {after:.4g} | {change} |")
+    lines += ["", f"{evaluation['prompts']} prompts, {evaluation['images']} images.", ""]
+    lines += [f"- {'holds' if gate['passed'] else 'FAILS'}: `{gate['condition']}`" for gate in evaluation["gates"]]
+    return "\n".join(lines) + "\n"

@@ -17,7 +17,7 @@ from srpo.evaluate import gates, statistics
 from srpo.evaluate.config import Config
 from srpo.evaluate.frechet import Reference
 from srpo.evaluate.pairs import Pairs, read_pairs
-from srpo.evaluate.report import Origin, render
+from srpo.evaluate.report import Origin, markdown, render
 from srpo.evaluate.verdict import TRAINED, decide
 
 TESTED = (TRAINED, "p_realistic")  # the family of tests that `effect` corrects over
@@ -39,6 +39,7 @@ class Outputs:
     evaluation: Path  # evaluation.json and a copy of the report
     report: Path
     metrics: Path
+    summary: Path  # the table as Markdown, which the pipeline's UI shows beside the graph
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> None:
@@ -77,6 +78,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     }
     write_json(outputs.evaluation / "evaluation.json", evaluation)
     write_json(outputs.metrics, flat_metrics(evaluation))
+    write_text(outputs.summary, markdown(evaluation))
     origins = [origin("checkpoint", inputs.checkpoint), origin("models", inputs.models)]
     origins += sorted((origin("samples", folder) for folder in inputs.samples), key=lambda item: item.key)
     page = render(pairs, summary, verdict, evaluation, asdict(config), checkpoint, history, models, origins)

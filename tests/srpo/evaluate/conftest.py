@@ -110,7 +110,7 @@ class Scene:
         STAGE.run(
             Config(**({"gates": self.gates, "resamples": 500, "frechet_resamples": 100} | config)),
             Inputs(tuple(folders), self.root / "checkpoint", self.root / "models"),
-            Outputs(out / "evaluation", out / "report.html", out / "metrics.json"),
+            Outputs(out / "evaluation", out / "report.html", out / "metrics.json", out / "summary.md"),
             Context(self.root, self.root / "state", Progress("evaluate")),
         )
         return out

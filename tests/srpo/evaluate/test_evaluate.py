@@ -184,3 +184,13 @@ def test_the_stage_needs_no_torch():
 
     code = "import sys; sys.modules['torch'] = None; import srpo.evaluate.run; assert sys.modules['torch'] is None"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_summary_shows_verdict_table_and_gates_as_markdown(scene):
+    scene.shift = GOOD
+    scene.gates = ("srp.delta.low > 0", "content.delta.low > 0.5")
+    text = (scene.evaluate() / "summary.md").read_text(encoding="utf-8")
+    assert text.startswith("**")
+    assert re.search(r"\| `srp` \| \S+ \| \S+ \| \+0\.\d+ \[\+0\.\d+, \+0\.\d+\] \|", text), text
+    assert "- holds: `srp.delta.low > 0`" in text
+    assert "- FAILS: `content.delta.low > 0.5`" in text

@@ -23,7 +23,8 @@ from srpo.core.storage.files import appearing, digest_of, link_tree, list_files,
 
 MANIFEST = "manifest.json"
 RECORD_VARIABLE = "SRPO_RUN_RECORD"  # a file that `srpo run` reads: one JSON line for each stage that ended
-FILE_NAMES = {"report": "report.html", "metrics": "metrics.json"}  # outputs that are one file; the others are folders
+# Outputs that are one file; the others are folders.
+FILE_NAMES = {"report": "report.html", "metrics": "metrics.json", "summary": "summary.md"}
 
 
 @dataclasses.dataclass(frozen=True)
