@@ -75,6 +75,8 @@ def align(
             task.set_retry(pod.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
         if pod.volume:
             kubernetes.mount_pvc(task, pvc_name=VOLUME, mount_path=MOUNT)
+        if pod.shared_memory:
+            kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=pod.shared_memory)
         if pod.image == "gpu":
             # A limit from a parameter must be text: Kubeflow drops one that is a number. "0" asks for no GPU.
             count = configured.outputs["train_gpus" if stage == "train" else "stage_gpus"]

@@ -19,6 +19,7 @@ class Pod:
     cpu: tuple[str, str] = ("500m", "4")  # request, limit
     memory: tuple[str, str] = ("1Gi", "8Gi")
     volume: bool = True  # whether it sees the shared workspace
+    shared_memory: str = ""  # size of /dev/shm, in memory; a container's own 64 MB are too small for NCCL
     retries: int = 0  # with backoff; for the long stages, which go on from their last checkpoint
 
 
@@ -29,7 +30,7 @@ PODS: dict[str, Pod] = {
     "fetch_base": Pod(memory=("1Gi", "16Gi")),
     "cache_rewards": Pod(image="gpu", cpu=("1", "8"), memory=("4Gi", "64Gi")),
     "encode_prompts": Pod(image="gpu", cpu=("1", "8"), memory=("4Gi", "64Gi")),
-    "train": Pod(image="gpu", cpu=("2", "64"), memory=("4Gi", "512Gi"), retries=3),
+    "train": Pod(image="gpu", cpu=("2", "64"), memory=("4Gi", "512Gi"), shared_memory="8Gi", retries=3),
     "sample": Pod(image="gpu", cpu=("1", "8"), memory=("4Gi", "64Gi"), retries=3),
     "evaluate": Pod(memory=("1Gi", "16Gi")),
     "export": Pod(memory=("1Gi", "16Gi")),

@@ -178,3 +178,19 @@ def test_configure_gives_every_stage_its_settings():
     assert (run({})["train_gpus"], run({})["stage_gpus"]) == ("0", "0")
     with pytest.raises(InputError, match="steps is -1"):
         run({"steps": -1})
+
+
+def test_the_training_pod_has_shared_memory_for_nccl(package):
+    kubernetes = package[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert kubernetes["exec-train"]["emptyDirMounts"] == [
+        {"volumeName": "shared-memory", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi"}
+    ]
+    assert not any("emptyDirMounts" in kubernetes[name] for name in kubernetes if name != "exec-train")
+
+
+def test_ranks_and_gpus_must_agree():
+    with pytest.raises(InputError, match="train.processes is 2 with gpus 4"):
+        run({"gpus": 4, "overrides": {"train": {"processes": 2}}})
+    assert run({"gpus": 4})["train"]["processes"] == 4
+    with pytest.raises(InputError, match=r"node_selector\.gpu is True: it must be text"):
+        Parameters(node_selector={"gpu": True})

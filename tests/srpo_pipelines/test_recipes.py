@@ -17,7 +17,6 @@ GIB = 2**30
 FLUX_TRAIN = {
     "method": "direct_align",
     # optimiser: AdamW (0.9, 0.999), lr 5e-6, weight decay 1e-4, constant, clip 0.1, full parameters
-    "optimizer": "adamw",
     "beta1": 0.9,
     "beta2": 0.999,
     "learning_rate": 5e-6,

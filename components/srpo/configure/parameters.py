@@ -65,6 +65,8 @@ class Parameters:
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         require(self.gpus >= 0, "gpus", self.gpus, "a whole number of at least 0")
         require(self.sample_shards >= 1, "sample_shards", self.sample_shards, "a whole number of at least 1")
+        for name, value in self.node_selector.items():
+            require(isinstance(value, str), f"node_selector.{name}", value, "text: Kubernetes takes no other labels")
         unknown = sorted(set(self.overrides) - set(STAGES))
         if unknown:
             raise InputError(f"overrides name no stage {unknown[0]!r}{nearest(unknown[0], STAGES)}")
@@ -105,5 +107,10 @@ def stage_configs(parameters: Parameters) -> dict[str, dict[str, Any]]:
         if not isinstance(override, Mapping):
             raise InputError(f"overrides.{stage} is {override!r}: it must be a mapping of settings")
         configs[stage] = dataclasses.asdict(from_mapping(config, given[stage] | dict(override), stage))
+    if parameters.gpus and configs["train"]["processes"] != parameters.gpus:
+        raise InputError(
+            f"train.processes is {configs['train']['processes']} with gpus {parameters.gpus}: it must be the number of "
+            "GPUs (leave it out, or set both)"
+        )
     configs["sample"]["shards"] = parameters.sample_shards
     return configs
