@@ -7,6 +7,7 @@ moves less far keeps more of the content, which says nothing. About 20 minutes o
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import tempfile
@@ -63,7 +64,7 @@ def at_step(curve: list[dict[str, float]], step: int) -> dict[str, float]:
 
 def at_style(curve: list[dict[str, float]], style: float) -> dict[str, float] | None:
     """The readings where P(realistic) first reaches ``style``, interpolated; None where it never does."""
-    for before, after in zip(curve, curve[1:], strict=False):
+    for before, after in itertools.pairwise(curve):
         if before["p_realistic"] < style <= after["p_realistic"]:
             share = (style - before["p_realistic"]) / (after["p_realistic"] - before["p_realistic"])
             return {name: before[name] + share * (after[name] - before[name]) for name in (*MEASURES, "step")}

@@ -22,6 +22,7 @@ def summarise(records: list[dict[str, Any]], parameters: Parameters, report: Pat
     """``summary.json`` from the stages' records, and the evaluation it was made from; what is missing is null."""
     results = {record["stage"]: Path(record["result"]) for record in records}
     evaluation = _read(results.get("evaluate"), "evaluation/evaluation.json")
+    trained = _read(results.get("train"), "checkpoint/checkpoint.json")
     release = _read(results.get("export"), "release/release.json")
     stages = list(dict.fromkeys(record["stage"] for record in records))
     uri = release.get("uri")
@@ -30,6 +31,7 @@ def summarise(records: list[dict[str, Any]], parameters: Parameters, report: Pat
         "after": {name: (evaluation.get("after") or {}).get(name) for name in MEASURES},
         "delta": {name: _interval((evaluation.get("delta") or {}).get(name)) for name in MEASURES},
         "verdict": evaluation.get("verdict"),
+        "checkpoint": {name: trained.get(name) for name in ("step", "steps", "collapsed")},
         "promoted": bool(release.get("candidate")),
         "seeds": {"seed": parameters.seed},
         # Seconds of work; shards are added up, so more than have passed on the clock when they ran side by side.
@@ -57,12 +59,25 @@ def lines(summary: dict[str, Any], evaluation: dict[str, Any]) -> list[str]:
         before, after = _number(summary["before"][name]), _number(summary["after"][name])
         shown.append(f"{title:{width}}  {before:>9}  {after:>9}  {change}")
     shown += ["", f"verdict: {summary['verdict'] or '-'}"]
+    shown += chosen(summary["checkpoint"])
     for gate in evaluation.get("gates") or []:
         mark = "passed" if gate.get("passed") else "FAILED"
         shown.append(f"  {mark}  {gate.get('condition')} (found {_number(gate.get('value'))})")
     shown.append(f"release: {summary['release'] or '-'} ({'candidate' if summary['promoted'] else 'not promoted'})")
     shown.append(f"report:  {summary['report'] or '-'}")
     return shown
+
+
+def chosen(checkpoint: dict[str, Any]) -> list[str]:
+    """Which step the guard let ship; a line that explains a run without an effect."""
+    if checkpoint["step"] is None:
+        return []
+    line = f"checkpoint: step {checkpoint['step']} of {checkpoint['steps']}"
+    if checkpoint["collapsed"]:
+        line += "; the guard saw a collapse and stopped the run"
+    elif not checkpoint["step"]:
+        line += "; no trained step passed the guard with more style, so the untouched base ships"
+    return [line]
 
 
 def _read(result: Path | None, name: str) -> dict[str, Any]:

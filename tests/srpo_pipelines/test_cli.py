@@ -212,3 +212,22 @@ def test_workers_whose_parent_has_gone_are_ended_too(monkeypatch):
     assert processes.marked("MARK=this one")
     processes.stop(process, "MARK=this one")
     assert not processes.marked("MARK=this one")
+
+
+@pytest.mark.parametrize(
+    ("step", "collapsed", "said"),
+    [
+        (20, False, ["checkpoint: step 20 of 30"]),
+        (10, True, ["checkpoint: step 10 of 30; the guard saw a collapse and stopped the run"]),
+        (
+            0,
+            False,
+            ["checkpoint: step 0 of 30; no trained step passed the guard with more style, so the untouched base ships"],
+        ),
+        (None, None, []),
+    ],
+)
+def test_the_summary_says_which_step_ships(step, collapsed, said):
+    from srpo_pipelines.summary import chosen
+
+    assert chosen({"step": step, "steps": 30, "collapsed": collapsed}) == said

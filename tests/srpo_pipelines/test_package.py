@@ -189,7 +189,7 @@ def test_the_training_pod_has_shared_memory_for_nccl(package):
 
 
 def test_ranks_and_gpus_must_agree():
-    with pytest.raises(InputError, match="train.processes is 2 with gpus 4"):
+    with pytest.raises(InputError, match=r"train\.processes is 2 with gpus 4"):
         run({"gpus": 4, "overrides": {"train": {"processes": 2}}})
     assert run({"gpus": 4})["train"]["processes"] == 4
     with pytest.raises(InputError, match=r"node_selector\.gpu is True: it must be text"):
