@@ -183,8 +183,8 @@ def test_an_experiment_that_exists_is_used_in_its_namespace(capsys, server):
         (["--set", "learning_rte=0"], "did you mean 'learning_rate'?"),
         (["--set", "train.margin=[]"], "train.margin is []"),
         (["--set", "steps=0"], "steps is 0"),
-        (["--set", "node_selector={day: 2026-01-01}"], "node_selector is"),
-        (["--set", "node_selector={weight: .inf}"], "node_selector is"),
+        (["--set", "tolerations=[{day: 2026-01-01}]"], "tolerations is"),
+        (["--set", "tolerations=[{weight: .inf}]"], "tolerations is"),
         (["--recipe", "dmeo"], "did you mean 'demo'?"),
     ],
 )

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import tempfile
+from itertools import dropwhile
 from pathlib import Path
 
 from srpo.core.contracts.errors import InputError
@@ -59,5 +60,9 @@ def compile_package(path: Path, defaults: dict[str, object]) -> Path:
         warnings.simplefilter("ignore")
         partial = Path(folder) / PACKAGE
         compiler.Compiler().compile(align, str(partial), pipeline_parameters=defaults)
+        # Kubeflow begins the file with a comment that prints mappings in another order each time: without it, the same
+        # pipeline gives the same bytes.
+        lines = partial.read_text(encoding="utf-8").splitlines(keepends=True)
+        partial.write_text("".join(dropwhile(lambda line: line.startswith("#"), lines)), encoding="utf-8")
         partial.replace(path)
     return path
