@@ -23,6 +23,7 @@ from srpo.core.storage.models import ModelEntry, read_models, required, reward_r
 from srpo.train.config import Config
 
 CURVES = ("loss", "reward_denoise", "reward_inversion", "grad_norm")
+SPEED_CURVES = ("seconds", "images_per_second", "memory_gib")
 GUARD_CURVES = ("held_out", "held_out_srp", "saturation", "contrast", "sharpness", "diversity")
 
 
@@ -232,7 +233,7 @@ def report(config: Config, records: Sequence[dict[str, Any]], step: int, stopped
             f"{records[-1]['step']} of {config.steps} steps; the weights of step {step} are the output, chosen by the "
             "held-out reward and image statistics." + (" The guard saw a collapse and stopped the run." * stopped)
         ),
-        curves({name: points(name) for name in (*CURVES, *GUARD_CURVES)}),
+        curves({name: points(name) for name in (*CURVES, *GUARD_CURVES, *SPEED_CURVES)}),
         table(("setting", "value"), settings),
     )
 

@@ -194,3 +194,14 @@ def test_the_summary_shows_verdict_table_and_gates_as_markdown(scene):
     assert re.search(r"\| `srp` \| \S+ \| \S+ \| \+0\.\d+ \[\+0\.\d+, \+0\.\d+\] \|", text), text
     assert "- holds: `srp.delta.low > 0`" in text
     assert "- FAILS: `content.delta.low > 0.5`" in text
+
+
+def test_the_page_is_the_same_on_a_slower_machine(scene):
+    folders = scene.write()
+    pages = []
+    for seconds in (1.0, 2.5):
+        history = [{"step": s, "loss": 0.5, "seconds": seconds * s, "memory_gib": seconds} for s in range(3)]
+        (scene.root / "checkpoint" / "history.jsonl").write_text("".join(json.dumps(h) + "\n" for h in history))
+        pages.append((scene.evaluate(folders, into=f"out-{seconds}") / "report.html").read_bytes())
+    assert pages[0] == pages[1]
+    assert b"loss" in pages[0]
