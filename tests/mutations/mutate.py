@@ -32,7 +32,8 @@ class Mutation:
 
 
 DIRECT_ALIGN, REWARD = "core/objective/direct_align.py", "core/objective/relative_reward.py"
-FLUX, STEP, ESTIMATES = "core/backbones/flux.py", "train/step.py", "train/estimates.py"
+FLUX, BACKBONE = "core/backbones/flux.py", "core/backbones/backbone.py"
+STEP, ESTIMATES = "train/step.py", "train/estimates.py"
 PUBLISHED = "train/test_step.py::test_the_step_is_the_published_method"
 
 MUTATIONS = (
@@ -73,7 +74,7 @@ MUTATIONS = (
     ),
     Mutation(
         "clamp pixels after decoding",
-        FLUX,
+        BACKBONE,
         "return pixels.float() / 2 + 0.5",
         "return (pixels.float() / 2 + 0.5).clamp(0, 1)",
         "core/test_flux_backbone.py::test_decoding_does_not_clamp_so_saturated_pixels_get_a_gradient",
@@ -108,7 +109,7 @@ MUTATIONS = (
     ),
     Mutation(
         "unfreeze the VAE",
-        FLUX,
+        BACKBONE,
         "vae.requires_grad_(False).eval()",
         "vae.eval()",
         "train/test_step.py::test_the_vae_and_the_reward_are_frozen",

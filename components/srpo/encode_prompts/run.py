@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from srpo.core.backbones.conditioning import DTYPES
-from srpo.core.backbones.flux_text import FluxTextEncoder
+from srpo.core.backbones.load import load_text_encoder
 from srpo.core.contracts.order import prompt_order
 from srpo.core.contracts.prompts import of_split, prompts_met, read_prompts
-from srpo.core.contracts.tensors import ROWS_PER_GROUP, EmbeddingsInfo, EmbeddingsWriter
+from srpo.core.contracts.tensors import NEGATIVE, ROWS_PER_GROUP, EmbeddingsInfo, EmbeddingsWriter
 from srpo.core.execution.device import find_device
 from srpo.core.execution.quiet import quiet
 from srpo.core.execution.stage import Context, Stage
@@ -40,7 +40,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     base = required(read_models(inputs.models, context.workspace), "base")
     table = read_prompts(inputs.prompts)
     prompts = prompts_met(table, prompt_order(config.train_prompts, len(of_split(table, "train")), config.seed))
-    encoder = FluxTextEncoder.load(base.folder, find_device("auto"), DTYPES[config.dtype])
+    encoder = load_text_encoder(base.folder, find_device("auto"), DTYPES[config.dtype])
     first = encoder([prompts[0].prompt])
     info = EmbeddingsInfo(
         dtype=config.dtype,
@@ -49,6 +49,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
         encoder=base.digest,
     )
     with EmbeddingsWriter(outputs.embeddings / "embeddings.parquet", info) as writer:
+        if encoder.negative_prompt is not None:
+            negative = encoder([encoder.negative_prompt])
+            writer.write([NEGATIVE], [raw_bytes(negative.prompt_embeds[0])], [raw_bytes(negative.pooled[0])])
         # Whole row groups at a time, so that the file does not depend on the batch size.
         for start in range(0, len(prompts), ROWS_PER_GROUP):
             group = prompts[start : start + ROWS_PER_GROUP]

@@ -5,14 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from srpo.core.backbones.pipelines import check_folder
 from srpo.core.contracts.errors import InputError
 from srpo.core.execution.stage import Context, Stage
 from srpo.core.reports.page import page, table
 from srpo.core.storage.models import ModelEntry, cache_folder, folder_digest, write_models
 from srpo.fetch_base.catalogue import Source, find
 from srpo.fetch_base.config import Config
-
-PIPELINE_PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +54,8 @@ def find_sources(config: Config) -> dict[str, Source]:
         InputError: a source is missing or incomplete.
     """
     base = find("base", config.model)
-    check_pipeline(base.folder)
+    check_folder(base.folder)
+    check_files(base.folder, "model", ("model_index.json",))
     sources = {"base": base}
     for number, (name, weight) in enumerate(config.weighted_rewards(), start=1):
         sources["reward" if number == 1 else f"reward_{number}"] = dataclasses.replace(
@@ -74,18 +74,6 @@ def find_sources(config: Config) -> dict[str, Source]:
     if base.judge is not None:
         sources["judge"] = dataclasses.replace(base, name=f"{base.name}-judge", folder=base.judge, judge=None)
     return sources
-
-
-def check_pipeline(folder: Path) -> None:
-    """Refuse a folder that is not a whole diffusers FLUX pipeline, naming what is missing."""
-    missing = [part for part in PIPELINE_PARTS if not (folder / part).is_dir()]
-    if missing:
-        accepted = f"a FluxPipeline folder with {', '.join(PIPELINE_PARTS)}"
-        raise InputError(f"model folder {str(folder)!r} has no {missing[0]!r}: it must be {accepted}")
-    check_files(folder, "model", ("model_index.json",))
-    name = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
-    if name != "FluxPipeline":
-        raise InputError(f"model folder {str(folder)!r} holds a {name!r}: it must be a 'FluxPipeline'")
 
 
 def check_files(folder: Path, what: str, names: tuple[str, ...]) -> None:

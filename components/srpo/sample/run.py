@@ -19,8 +19,9 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from srpo.core.backbones.backbone import Backbone
 from srpo.core.backbones.conditioning import DTYPES, read_conditioning
-from srpo.core.backbones.flux import Flux
+from srpo.core.backbones.load import backbone_of
 from srpo.core.contracts.prompts import Prompt, read_prompts
 from srpo.core.contracts.schemas import SAMPLES, write_table
 from srpo.core.contracts.tensors import EmbeddingsReader
@@ -80,9 +81,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     (outputs.samples / "images").mkdir()
     rows: list[dict[str, Any]] = []
     for name, weights in (("base", None), ("tuned", context.workspace / checkpoint["weights"])):
-        flux = Flux.load(base.folder, device, dtype, weights)
+        backbone = backbone_of(base.folder).load(base.folder, device, dtype, weights)
         for number, block in enumerate(blocks, start=1):
-            pixels = sample_block(config, flux, reader, block)
+            pixels = sample_block(config, backbone, reader, block)
             images = to_images(pixels)
             scores, features = scorers(from_images(images, device), [item.prompt for item in block])
             for place, item in enumerate(block):
@@ -115,20 +116,20 @@ def shard_blocks(config: Config, prompts: Sequence[Prompt]) -> list[list[Item]]:
     return blocks[config.shard :: config.shards]
 
 
-def sample_block(config: Config, flux: Flux, reader: EmbeddingsReader, block: Sequence[Item]) -> Tensor:
+def sample_block(config: Config, backbone: Backbone, reader: EmbeddingsReader, block: Sequence[Item]) -> Tensor:
     """Pixels ``[B, 3, H, W]`` of a block, about [0, 1], from the noise of (seed, prompt, noise index)."""
-    size, device = config.resolution, next(flux.transformer.parameters()).device
-    flux.latent_shape(size, size)
-    shape = (1, flux.vae.config.latent_channels, size // flux.vae_scale, size // flux.vae_scale)
+    size, device = config.resolution, next(backbone.transformer.parameters()).device
+    backbone.latent_shape(size, size)
+    shape = (1, backbone.latent_channels, size // backbone.vae_scale, size // backbone.vae_scale)
     noises = [draws.noise(shape, config.seed, "sample", item.prompt.prompt_id, item.noise_index) for item in block]
-    condition = read_conditioning(reader, [item.prompt.prompt_id for item in block]).to(device, flux.compute_dtype)
+    condition = read_conditioning(reader, [item.prompt.prompt_id for item in block]).to(device, backbone.compute_dtype)
     with torch.no_grad():
         x0 = euler_rollout(
-            lambda x, sigma: flux.velocity(x, sigma, condition, config.guidance, size, size),
-            flux.pack(torch.cat(noises)).to(device),
+            lambda x, sigma: backbone.velocity(x, sigma, condition, config.guidance, size, size),
+            backbone.pack(torch.cat(noises)).to(device),
             sampler_sigmas(config.steps, config.shift),
         )
-        return flux.decode(x0, size, size)
+        return backbone.decode(x0, size, size)
 
 
 def to_images(pixels: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:

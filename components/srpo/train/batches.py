@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from srpo.core.backbones.conditioning import read_conditioning
-from srpo.core.backbones.flux import Conditioning, Flux
+from srpo.core.backbones.backbone import Backbone
+from srpo.core.backbones.conditioning import Conditioning, read_conditioning
 from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.prompts import Prompt, of_split, read_prompts
 from srpo.core.contracts.tensors import EmbeddingsReader, TextFeatures, read_text_features
@@ -62,7 +62,7 @@ class Texts:
         return torch.from_numpy(np.stack(rows)).to(device)
 
 
-def offline_latents(folder: Path, prompt_ids: Sequence[str], flux: Flux, size: int) -> Tensor:
+def offline_latents(folder: Path, prompt_ids: Sequence[str], backbone: Backbone, size: int) -> Tensor:
     """Clean latents ``[B, N, C]`` of the real images ``<prompt_id>.png`` (the offline variant), scaled to ``size``.
 
     A latent is computed once and kept beside its image; what is read back is what was computed.
@@ -70,14 +70,14 @@ def offline_latents(folder: Path, prompt_ids: Sequence[str], flux: Flux, size: i
     Raises:
         InputError: a prompt without an image.
     """
-    device = next(flux.transformer.parameters()).device
+    device = next(backbone.transformer.parameters()).device
     rows = []
     for prompt_id in prompt_ids:
         image, cached = folder / f"{prompt_id}.png", folder / f".{prompt_id}-{size}.safetensors"
         if not cached.is_file():
             if not image.is_file():
                 raise InputError(f"offline_images {str(folder)!r} has no {image.name}: it must hold one a prompt")
-            latent = flux.encode(read_pixels(image, size).to(device))
+            latent = backbone.encode(read_pixels(image, size).to(device))
             with appearing(cached) as partial:
                 save_file({"x0": latent.cpu().contiguous()}, partial)
         rows.append(load_file(cached)["x0"])

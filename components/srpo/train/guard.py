@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from srpo.core.backbones.flux import Flux
+from srpo.core.backbones.backbone import Backbone
 from srpo.core.contracts.order import prompt_order
 from srpo.core.objective import draws
 from srpo.core.objective.direct_align import euler_rollout
@@ -40,25 +40,25 @@ class Reading:
     diversity: float
 
 
-def read_guard(config: Config, flux: Flux, judge: ImageTower, texts: Texts, step: int) -> Reading:
+def read_guard(config: Config, backbone: Backbone, judge: ImageTower, texts: Texts, step: int) -> Reading:
     """Sample the guard's images with the model as it is now, split over the ranks by prompt, and judge them."""
-    size, device = config.resolution, next(flux.transformer.parameters()).device
+    size, device = config.resolution, next(backbone.transformer.parameters()).device
     order = prompt_order(len(texts.prompts), len(texts.prompts), config.seed)
     prompts = [texts.prompts[place] for place in order[: config.guard_prompts]]
-    shape = (1, flux.vae.config.latent_channels, size // flux.vae_scale, size // flux.vae_scale)
+    shape = (1, backbone.latent_channels, size // backbone.vae_scale, size // backbone.vae_scale)
     sigmas = sampler_sigmas(config.guard_steps, config.shift)
     own: dict[int, dict[str, float]] = {}
     for number in range(dist.get_rank(), len(prompts), dist.get_world_size()):
         ids = [prompts[number].prompt_id] * config.guard_noises
-        condition = texts.conditioning(ids, device, flux.compute_dtype)
+        condition = texts.conditioning(ids, device, backbone.compute_dtype)
         noises = [draws.noise(shape, config.seed, "guard", number, index) for index in range(config.guard_noises)]
 
         def velocity(x: torch.Tensor, sigma: torch.Tensor, given: Any = condition) -> torch.Tensor:
-            return flux.velocity(x, sigma, given, config.guidance, size, size)
+            return backbone.velocity(x, sigma, given, config.guidance, size, size)
 
         with torch.no_grad():
-            x0 = euler_rollout(velocity, flux.pack(torch.cat(noises)).to(device), sigmas)
-            pixels = flux.decode(x0, size, size)
+            x0 = euler_rollout(velocity, backbone.pack(torch.cat(noises)).to(device), sigmas)
+            pixels = backbone.decode(x0, size, size)
             scores = prompt_scores(judge(pixels), texts.held_out, ids)
         values = {"held_out": scores["score"], "held_out_srp": scores["srp"], **image_statistics(pixels)}
         own[number] = {name: float(value.mean()) for name, value in values.items()}

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from srpo.core.backbones.pipelines import latent_unit
 from srpo.core.contracts.config import from_mapping
 from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.order import prompt_order
@@ -104,8 +105,7 @@ def preflight(config: Config, inputs: Inputs, models: dict[str, ModelEntry | Non
     """
     base = required(models, "base")
     # Image sizes and prompts are checked against the small files that describe the model; no weight is read.
-    vae = json.loads((base.folder / "vae" / "config.json").read_text(encoding="utf-8"))
-    unit = 2 ** len(vae["block_out_channels"])
+    unit = latent_unit(base.folder)
     if config.resolution % unit:
         raise InputError(f"train.resolution is {config.resolution}: it must be a multiple of {unit} for this model")
     reader = EmbeddingsReader(inputs.embeddings / "embeddings.parquet")

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from huggingface_hub import split_torch_state_dict_into_shards
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
@@ -18,12 +17,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from srpo.core.backbones.backbone import Backbone
 from srpo.core.backbones.conditioning import DTYPES
 from srpo.core.objective import draws
 from srpo.core.storage.files import appearing, write_json
 from srpo.train.config import Config
 
 ADAPTER = "default"
+BLOCKS = ("transformer_blocks", "single_transformer_blocks")  # what is sharded by itself, where a model has it
 LORA_FILE = "pytorch_lora_weights.safetensors"  # where diffusers looks for it
 
 
@@ -37,16 +38,16 @@ def process_group(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def sharded_transformer(config: Config, folder: Path, device: torch.device) -> Any:
-    """The transformer of ``folder``, sharded over all ranks, computing in the configured dtype.
+def sharded_transformer(config: Config, kind: type[Backbone], folder: Path, device: torch.device) -> Any:
+    """The transformer of ``folder``, of a ``kind`` of backbone, sharded over all ranks, in the configured dtypes.
 
     Trained parameters are kept in float32; with LoRA the frozen base is kept in the compute dtype. Only rank 0
     reads the weights; the others start from empty shards. Gathered weights stay between the forwards of a rollout and
     are dropped by the backward pass, so that a rollout costs one all-gather and not one a model call.
     """
     compute, master = DTYPES[config.compute_dtype], torch.float32
+    model = kind.empty_transformer(folder)
     with torch.device("meta"):
-        model = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(folder))
         model.to(compute if config.lora_rank else master)
         if config.lora_rank:
             model.requires_grad_(False)
@@ -58,8 +59,9 @@ def sharded_transformer(config: Config, folder: Path, device: torch.device) -> A
                     parameter.data = parameter.data.to(master)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for block in [*model.transformer_blocks, *model.single_transformer_blocks]:
-        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    for name in BLOCKS:
+        for block in getattr(model, name, ()):
+            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     model.to_empty(device=device)
     whole: dict[str, Any] = initial_weights(config, model, folder) if dist.get_rank() == 0 else {}

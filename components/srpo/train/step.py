@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from srpo.core.backbones.flux import Conditioning, Flux
+from srpo.core.backbones.backbone import Backbone
+from srpo.core.backbones.conditioning import Conditioning
 from srpo.core.contracts.order import prompt_order
 from srpo.core.objective import draws
 from srpo.core.objective.direct_align import euler_rollout
@@ -29,13 +30,13 @@ class Reward:
 
 
 def gradient_step(
-    config: Config, flux: Flux, rewards: list[Reward], texts: Texts, step: int, rows: list[int], scale: float
+    config: Config, backbone: Backbone, rewards: list[Reward], texts: Texts, step: int, rows: list[int], scale: float
 ) -> dict[str, float]:
     """Accumulate the gradient of step number ``step`` for the samples ``rows`` of its batch.
 
     Args:
         config: the run's settings.
-        flux: the model; its transformer receives the gradients.
+        backbone: the model; its transformer receives the gradients.
         rewards: what is maximised, as a weighted sum.
         texts: embeddings and text features.
         step: from 0; with the seed and a sample's number it decides everything random.
@@ -46,7 +47,7 @@ def gradient_step(
         Sums over ``rows`` of the loss and of each branch's reward, and the seconds of each phase.
     """
     size = config.resolution
-    device = next(flux.transformer.parameters()).device
+    device = next(backbone.transformer.parameters()).device
     order = prompt_order((step + 1) * config.batch_size, len(texts.prompts), config.seed)
     prompts = [texts.prompts[place] for place in order[-config.batch_size :]]
     number = passes(config)
@@ -56,23 +57,23 @@ def gradient_step(
     for first in range(0, len(rows), config.micro_batch_size):
         samples = rows[first : first + config.micro_batch_size]
         prompt_ids = [prompts[row].prompt_id for row in samples]
-        condition = texts.conditioning(prompt_ids, device, flux.compute_dtype)
-        noise = step_noise(config, flux, step, samples).to(device)
+        condition = texts.conditioning(prompt_ids, device, backbone.compute_dtype)
+        noise = step_noise(config, backbone, step, samples).to(device)
 
         def velocity(x: Tensor, sigma: Tensor, given: Conditioning = condition) -> Tensor:
-            return flux.velocity(x, sigma, given, config.guidance, size, size)
+            return backbone.velocity(x, sigma, given, config.guidance, size, size)
 
         x0 = None
         if needs_rollout(config):
             with seconds("rollout"):
-                x0 = clean_latents(config, flux, condition, noise, prompt_ids)
+                x0 = clean_latents(config, backbone, condition, noise, prompt_ids)
         stream = estimates(config, velocity, x0, noise, step, samples)
         while True:
             with seconds("forward"):
                 estimate = next(stream, None)
                 if estimate is None:
                     break
-                pixels = flux.decode(estimate.x0_hat, size, size, checkpointed=config.gradient_checkpointing)
+                pixels = backbone.decode(estimate.x0_hat, size, size, checkpointed=config.gradient_checkpointing)
                 gain = torch.zeros(len(samples), device=device)
                 for reward in rewards:
                     seen = branch_gain(config, reward, texts, pixels, estimate, step, samples, prompt_ids)
@@ -126,24 +127,26 @@ def branches(config: Config) -> int:
     return 2 if config.method == "direct_align" and config.branches == "both" else 1
 
 
-def step_noise(config: Config, flux: Flux, step: int, samples: list[int]) -> Tensor:
+def step_noise(config: Config, backbone: Backbone, step: int, samples: list[int]) -> Tensor:
     """The noise of ``samples``, packed ``[B, N, C]``, on the CPU: one a step for the whole batch, or one a sample."""
     size = config.resolution
-    shape = (1, flux.vae.config.latent_channels, size // flux.vae_scale, size // flux.vae_scale)
+    shape = (1, backbone.latent_channels, size // backbone.vae_scale, size // backbone.vae_scale)
     if config.shared_noise:
-        one = flux.pack(draws.noise(shape, config.seed, "noise", step))
+        one = backbone.pack(draws.noise(shape, config.seed, "noise", step))
         return one.expand(len(samples), -1, -1)
-    return flux.pack(torch.cat([draws.noise(shape, config.seed, "noise", step, sample) for sample in samples]))
+    return backbone.pack(torch.cat([draws.noise(shape, config.seed, "noise", step, sample) for sample in samples]))
 
 
-def clean_latents(config: Config, flux: Flux, condition: Conditioning, noise: Tensor, prompt_ids: list[str]) -> Tensor:
+def clean_latents(
+    config: Config, backbone: Backbone, condition: Conditioning, noise: Tensor, prompt_ids: list[str]
+) -> Tensor:
     """``x0 [B, N, C]``: rolled out from exactly ``noise`` without gradient, or the latents of real images (offline)."""
     size = config.resolution
     if config.offline_images:
-        return offline_latents(Path(config.offline_images), prompt_ids, flux, size)
+        return offline_latents(Path(config.offline_images), prompt_ids, backbone, size)
     sigmas = sampler_sigmas(config.rollout_steps, config.shift)
     return euler_rollout(
-        lambda x, sigma: flux.velocity(x, sigma, condition, config.rollout_guidance, size, size), noise, sigmas
+        lambda x, sigma: backbone.velocity(x, sigma, condition, config.rollout_guidance, size, size), noise, sigmas
     )
 
 

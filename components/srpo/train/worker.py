@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from srpo.core.backbones.conditioning import DTYPES
-from srpo.core.backbones.flux import Flux
+from srpo.core.backbones.load import backbone_of
 from srpo.core.contracts.config import from_mapping
 from srpo.core.execution.device import find_device
 from srpo.core.execution.progress import Progress
@@ -83,10 +82,10 @@ def train(job: Job, config: Config) -> None:
         check_memory(config, Path(job.base), world, device)
         roles = [role for role, _, _ in job.rewards]
         texts = Texts.open(Path(job.prompts), Path(job.embeddings), Path(job.text_features), roles, job.base_digest)
-        transformer = sharded_transformer(config, Path(job.base) / "transformer", device)
+        kind = backbone_of(Path(job.base))
+        transformer = sharded_transformer(config, kind, Path(job.base) / "transformer", device)
         dtype, precise = DTYPES[config.compute_dtype], DTYPES[config.reward_dtype]
-        vae = AutoencoderKL.from_pretrained(Path(job.base) / "vae", torch_dtype=dtype).to(device)
-        flux = Flux(transformer, vae, dtype)
+        backbone = kind(transformer, kind.load_vae(Path(job.base), device, dtype), dtype)
         rewards = [
             Reward(role, ImageTower.load(Path(folder), device, precise), weight) for role, folder, weight in job.rewards
         ]
@@ -104,7 +103,7 @@ def train(job: Job, config: Config) -> None:
             """A reading of the guard; weights that are the best so far are kept."""
             with average.swapped():
                 gather(transformer)
-                reading = read_guard(config, flux, judge, texts, step)
+                reading = read_guard(config, backbone, judge, texts, step)
                 drop_gathered(transformer)
                 if best_reading([*readings(earlier), reading], config).step == step:
                     save_weights(config, transformer, state / f"weights-{step:06d}")
@@ -120,7 +119,7 @@ def train(job: Job, config: Config) -> None:
             started = time.perf_counter()
             optimizer.zero_grad(set_to_none=True)
             # FSDP averages over the ranks; a sample counts 1 / batch_size over all of them.
-            sums = gradient_step(config, flux, rewards, texts, step, own_rows, world / config.batch_size)
+            sums = gradient_step(config, backbone, rewards, texts, step, own_rows, world / config.batch_size)
             norm = clip_gradient(transformer, config.clip_norm)
             before_optimizer = time.perf_counter()
             finite = math.isfinite(norm)

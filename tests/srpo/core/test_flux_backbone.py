@@ -4,7 +4,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
-from srpo.core.backbones.flux import Conditioning, Flux, check_folder
+from srpo.core.backbones.conditioning import Conditioning
+from srpo.core.backbones.flux import Flux
+from srpo.core.backbones.pipelines import check_folder
 from srpo.core.contracts.errors import InputError
 from srpo.core.objective.direct_align import euler_rollout
 from srpo.core.objective.schedule import sampler_sigmas

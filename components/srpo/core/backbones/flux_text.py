@@ -2,12 +2,13 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
-from srpo.core.backbones.flux import Conditioning, check_folder
+from srpo.core.backbones.conditioning import Conditioning
+from srpo.core.backbones.pipelines import check_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,7 @@ class FluxTextEncoder:
     clip_tokenizer: Any
     t5: Any
     t5_tokenizer: Any
+    negative_prompt: ClassVar[str | None] = None  # guidance is embedded
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "FluxTextEncoder":

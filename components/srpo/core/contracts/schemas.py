@@ -34,6 +34,8 @@ PROMPTS = _schema(
 
 # What the text encoders of the base model gave; tensors are raw little-endian bytes of the dtype and shape that the
 # file's metadata names (``srpo.dtype``, ``srpo.prompt_embeds_shape``, ``srpo.pooled_shape``, ``srpo.encoder``).
+# FLUX: T5 states and the pooled CLIP feature. Qwen-Image: states padded with zeros to one length, and in ``pooled``
+# their mask in the same dtype (1 for a token, 0 for padding); a first row with the empty id is its negative prompt.
 EMBEDDINGS = _schema(
     "embeddings",
     1,

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.schemas import EMBEDDINGS, TEXT_FEATURES, read_table, write_table
 
+NEGATIVE = ""  # the id of the negative prompt's row, in embeddings for true guidance
 ROWS_PER_GROUP = 8  # a FLUX prompt is 4 MB: a reader that wants one prompt reads 32 MB
 
 
@@ -75,6 +76,7 @@ class EmbeddingsReader:
             for row, prompt_id in enumerate(self.file.read_row_group(group, ["prompt_id"])["prompt_id"].to_pylist()):
                 self.places[prompt_id] = (group, row)
         self.held: tuple[int, pa.Table] | None = None
+        self.negative = self.read(NEGATIVE) if NEGATIVE in self else None
 
     def __contains__(self, prompt_id: str) -> bool:
         return prompt_id in self.places

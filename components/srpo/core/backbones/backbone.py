@@ -1,0 +1,118 @@
+"""What training and sampling ask of a diffusion model, and what its kinds have in common.
+
+Latents are packed as the transformers see them: ``[B, (H/2s)(W/2s), 4C]`` for an image of H x W pixels and a VAE that
+shrinks by s to C channels. Packing is a permutation, so the objective works on them as on any latent. Parts are loaded
+one by one: training loads no text encoder, text encoding loads no transformer.
+"""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from srpo.core.backbones.conditioning import Conditioning
+from srpo.core.backbones.pipelines import check_folder, vae_scale
+from srpo.core.contracts.errors import require
+
+
+class Backbone(ABC):
+    """A transformer and a VAE, ready for rollouts, velocities with gradient, and decoding.
+
+    The VAE is frozen. ``compute_dtype`` is what transformer and VAE compute in; latents stay float32 outside.
+    """
+
+    transformer_class: ClassVar[Any]
+    vae_class: ClassVar[Any]
+
+    def __init__(self, transformer: Any, vae: Any, compute_dtype: torch.dtype = torch.float32) -> None:
+        self.transformer = transformer
+        self.vae = vae.requires_grad_(False).eval()
+        self.compute_dtype = compute_dtype
+        self.vae_scale = vae_scale(vae.config)
+        self.latent_channels: int = transformer.config.in_channels // 4
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device, compute_dtype: torch.dtype, weights: Path | None = None) -> Self:
+        """Load transformer and VAE; ``weights`` names another folder for the transformer (a tuned one).
+
+        The transformer's parameters are float32 when it is to be trained by its caller; here they have
+        ``compute_dtype``.
+        """
+        check_folder(folder)
+        source = weights if weights is not None else folder / "transformer"
+        transformer = cls.transformer_class.from_pretrained(source, torch_dtype=compute_dtype)
+        return cls(transformer.to(device).eval(), cls.load_vae(folder, device, compute_dtype), compute_dtype)
+
+    @classmethod
+    def load_vae(cls, folder: Path, device: torch.device, compute_dtype: torch.dtype) -> Any:
+        """The VAE of a pipeline folder."""
+        return cls.vae_class.from_pretrained(folder / "vae", torch_dtype=compute_dtype).to(device)
+
+    @classmethod
+    def empty_transformer(cls, folder: Path) -> Any:
+        """The transformer that the folder ``folder`` describes, its parameters on the meta device: without memory."""
+        with torch.device("meta"):
+            return cls.transformer_class.from_config(cls.transformer_class.load_config(folder))
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int]:
+        """``(tokens, channels)`` of one packed latent.
+
+        Raises:
+            InputError: a size that is not a multiple of twice the VAE's scale (diffusers would cut it silently).
+        """
+        unit = 2 * self.vae_scale
+        for name, size in (("height", height), ("width", width)):
+            require(size > 0 and size % unit == 0, name, size, f"a multiple of {unit}, as this model's latents need")
+        return (height // unit) * (width // unit), self.transformer.config.in_channels
+
+    def pack(self, latents: Tensor) -> Tensor:
+        """``[B, C, h, w] -> [B, (h/2)(w/2), 4C]``: 2 x 2 patches become tokens."""
+        batch, channels, height, width = latents.shape
+        patches = latents.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+        return patches.reshape(batch, (height // 2) * (width // 2), channels * 4)
+
+    def unpack(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """The inverse of :meth:`pack`, for an image of ``height`` x ``width`` pixels."""
+        rows, columns = height // (2 * self.vae_scale), width // (2 * self.vae_scale)
+        batch, _, channels = tokens.shape
+        patches = tokens.reshape(batch, rows, columns, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+        return patches.reshape(batch, channels // 4, rows * 2, columns * 2)
+
+    @abstractmethod
+    def velocity(
+        self, x: Tensor, sigma: Tensor, condition: Conditioning, guidance: float, height: int, width: int
+    ) -> Tensor:
+        """``v(x, sigma, prompt)`` in float32.
+
+        Args:
+            x: packed latents ``[B, N, C]``.
+            sigma: ``[B]`` in [0, 1], passed on exactly (no rounding to whole timesteps).
+            condition: for the same B prompts.
+            guidance: embedded or true guidance, as the model has it.
+        """
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Packed clean latents ``[B, N, C]`` float32 of ``pixels [B, 3, H, W]`` in [0, 1] (the posterior's mode)."""
+        return self.pack(self._encode((pixels * 2 - 1).to(self.compute_dtype)))
+
+    def decode(self, x0: Tensor, height: int, width: int, checkpointed: bool = False) -> Tensor:
+        """Pixels ``[B, 3, height, width]`` float32, about [0, 1] but not clamped: a clamp would kill the gradient.
+
+        With ``checkpointed`` the decoder's activations are computed again in the backward pass. No tiling: its seams
+        would be rewarded.
+        """
+        latents = self.unpack(x0, height, width)
+        pixels = checkpoint(self._decode, latents, use_reentrant=False) if checkpointed else self._decode(latents)
+        return pixels.float() / 2 + 0.5
+
+    @abstractmethod
+    def _encode(self, pixels: Tensor) -> Tensor:
+        """Float32 latents ``[B, C, h, w]``, as the transformer wants them, of ``pixels`` in [-1, 1]."""
+
+    @abstractmethod
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Pixels, about [-1, 1] and not clamped, of what :meth:`_encode` makes."""
