@@ -3,9 +3,11 @@ classes; and stages and a training step that start from a folder of it.
 """
 
 import json
+import math
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from qwen_models import WIDTH, small_models, small_pipeline, small_text_model
 from tiny_runs import TRAIN, TinyRun
 
@@ -86,6 +88,12 @@ def test_rollout_and_decode_equal_the_pipeline(height, width, lengths, guidance)
         found = backbone.decode(x0, height, width)
     assert noise.shape[1:] == backbone.latent_shape(height, width)
     torch.testing.assert_close(found.clamp(0, 1), expected, rtol=0, atol=2e-5)
+
+
+def test_the_schedule_by_size_is_a_static_shift():
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / 5, 5).tolist(), mu=0.69)
+    torch.testing.assert_close(scheduler.sigmas, sampler_sigmas(5, math.exp(0.69)).float())
 
 
 def test_true_guidance_needs_the_negative_prompt():
