@@ -151,8 +151,8 @@ OF_THE_MACHINE = ("seconds", "images_per_second", "memory")
 def curves(history: list[dict[str, Any]], step: float | None) -> list[tuple[str, Markup]]:
     """A drawing for each number of the history, the known ones first."""
     first = ("loss", "reward_denoise", "reward_inversion", TRAINED, "held_out", *NEUTRAL, "grad_norm")
-    # What depends on the clock or the machine stands in the training's own report: the same run gives the same page, and
-    # the same release.
+    # What depends on the clock or the machine stands in the training's own report: the same run gives the same page,
+    # and the same release.
     names = {name for entry in history for name in entry if name != "step" and not name.startswith(OF_THE_MACHINE)}
     drawings = []
     for name in sorted(names, key=lambda name: (first.index(name) if name in first else len(first), name)):
