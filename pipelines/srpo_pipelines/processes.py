@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 GRACE = 5.0  # seconds between asking and killing
+GRACE_KILLED = 60.0  # seconds for what was killed to go: one in the middle of a disk's work goes only after it
 
 
 def stop(process: "subprocess.Popen[str]", mark: str) -> None:
@@ -25,10 +26,20 @@ def stop(process: "subprocess.Popen[str]", mark: str) -> None:
     finally:  # a second Ctrl-C ends the waiting, never the killing
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        for pid in marked(mark):
+        _kill(mark)
+        process.wait()
+
+
+def _kill(mark: str) -> None:
+    """Kill until none is left: a signal needs a moment to work, and one that starts a program shows no environment."""
+    deadline, quiet = time.monotonic() + GRACE_KILLED, 0
+    while quiet < 3 and time.monotonic() < deadline:
+        found = marked(mark)
+        for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        process.wait()
+        quiet = 0 if found else quiet + 1
+        time.sleep(0.01)
 
 
 def marked(mark: str) -> set[int]:

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -209,6 +210,9 @@ def test_workers_whose_parent_has_gone_are_ended_too(monkeypatch):
         ["sh", "-c", "setsid sleep 30 &"], start_new_session=True, text=True, env=os.environ | {"MARK": "this one"}
     )
     process.wait()
+    deadline = time.monotonic() + 60
+    while not processes.marked("MARK=this one") and time.monotonic() < deadline:  # until `sleep` itself runs
+        time.sleep(0.01)
     assert processes.marked("MARK=this one")
     processes.stop(process, "MARK=this one")
     assert not processes.marked("MARK=this one")
