@@ -4,7 +4,7 @@
 
 from typing import Any
 
-from kfp import dsl, kubernetes
+from kfp import dsl
 
 from srpo.cache_rewards.component import cache_rewards
 from srpo.configure.component import configure, list_shards
@@ -15,13 +15,15 @@ from srpo.fetch_base.component import fetch_base
 from srpo.prepare_prompts.component import prepare_prompts
 from srpo.sample.component import sample
 from srpo.train.component import train
-from srpo_pipelines.resources import GPU_TYPE, MOUNT, PODS, VOLUME, images
+from srpo_pipelines.placement import GpuNodes, place
+from srpo_pipelines.resources import TTL
 
 
 @dsl.pipeline(
     name="align",
     display_name="Align",
     description="Align an image model with what people prefer (Direct-Align / SRPO), and show whether it worked.",
+    pipeline_config=dsl.PipelineConfig(ttl_seconds_after_finished=TTL),
 )
 def align(
     model: str = "tiny",
@@ -62,30 +64,6 @@ def align(
         overrides: Any other setting, by stage and name (JSON)
     """
 
-    def place(task: dsl.PipelineTask, stage: str, title: str) -> dsl.PipelineTask:
-        """Everything about the pod of ``stage``: image, resources, volume, GPUs, retries."""
-        pod = PODS[stage]
-        task.set_display_name(title).set_container_image(images()[pod.image])
-        task.set_cpu_request(pod.cpu[0]).set_cpu_limit(pod.cpu[1])
-        task.set_memory_request(pod.memory[0]).set_memory_limit(pod.memory[1])
-        # Kubeflow's own cache knows nothing of a prompt file's bytes or of the code in the image: it would serve stale
-        # results. Every stage finds its finished result by its own content key instead (srpo.core.execution.stage).
-        task.set_caching_options(False)
-        if pod.retries:
-            task.set_retry(pod.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
-        if pod.volume:
-            kubernetes.mount_pvc(task, pvc_name=VOLUME, mount_path=MOUNT)
-        if pod.shared_memory:
-            kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=pod.shared_memory)
-        if pod.image == "gpu":
-            # A limit from a parameter must be text: Kubeflow drops one that is a number. "0" asks for no GPU.
-            count = configured.outputs["train_gpus" if stage == "train" else "stage_gpus"]
-            task.set_accelerator_type(GPU_TYPE).set_accelerator_limit(count)
-            task.register_pipeline_channels([count])  # else the compiler cannot find it from inside the loop
-            kubernetes.add_node_selector_json(task, node_selector)
-            kubernetes.add_toleration_json(task, tolerations)
-        return task
-
     configured = configure(
         model=model,
         reward=reward,
@@ -104,6 +82,8 @@ def align(
     )
     place(configured, "configure", "Check the settings")
     config = configured.outputs
+    one_gpu = GpuNodes(config["stage_gpus"], node_selector, tolerations)
+    all_gpus = GpuNodes(config["train_gpus"], node_selector, tolerations)
 
     prepared = prepare_prompts(config=config["prepare_prompts"], workspace=workspace)
     place(prepared, "prepare_prompts", "Prepare prompts")
@@ -113,21 +93,21 @@ def align(
 
     given = {"workspace": workspace, "models": base.outputs["models"], "prompts": prepared.outputs["prompts"]}
     cached = cache_rewards(config=config["cache_rewards"], **given)
-    place(cached, "cache_rewards", "Cache the rewards' text features")
+    place(cached, "cache_rewards", "Cache the rewards' text features", one_gpu)
 
     encoded = encode_prompts(config=config["encode_prompts"], **given)
-    place(encoded, "encode_prompts", "Encode prompts")
+    place(encoded, "encode_prompts", "Encode prompts", one_gpu)
 
     given |= {"embeddings": encoded.outputs["embeddings"], "text_features": cached.outputs["text_features"]}
     trained = train(config=config["train"], **given)
-    place(trained, "train", "Train")
+    place(trained, "train", "Train", all_gpus)
 
     # The number of shards is known at run time only, and another number does not retrain.
     shards = list_shards(config=config["sample"])
     place(shards, "list_shards", "List the shards")
     with dsl.ParallelFor(shards.output, name="shards") as shard:
         sampled = sample(config=shard, checkpoint=trained.outputs["checkpoint"], **given)
-        place(sampled, "sample", "Sample and score")
+        place(sampled, "sample", "Sample and score", one_gpu)
 
     judged = evaluate(
         config=config["evaluate"],

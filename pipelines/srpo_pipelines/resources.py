@@ -1,4 +1,8 @@
-"""What each stage's pod asks for. CPU and memory are fixed when the package is compiled; GPUs are a run's parameter."""
+"""What each stage's pod asks for. CPU and memory are fixed when the package is compiled; GPUs are a run's parameter.
+
+Secrets and config maps are named here and never read: Kubernetes puts their values into the pods. All are optional, so
+that a run which needs none of them runs without.
+"""
 
 import dataclasses
 from functools import cache
@@ -9,6 +13,29 @@ import yaml
 GPU_TYPE = "nvidia.com/gpu"
 VOLUME = "srpo-workspace"  # the PersistentVolumeClaim that all stages of a run share
 MOUNT = "/workspace"
+CACHE = "/cache"  # what libraries compile and download at run time; the rest of an image's file system is never written
+USER = 10001  # as in images/Dockerfile
+LABELS = {"app.kubernetes.io/name": "srpo", "app.kubernetes.io/part-of": "srpo"}
+
+# name of the secret -> key in it -> environment variable
+S3 = {"srpo-s3": {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")}}
+HUB = {"srpo-hub": {"HF_TOKEN": "HF_TOKEN"}}
+TRACKERS = {"srpo-trackers": {name: name for name in ("WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN")}}
+# What is no secret: endpoints, regions, proxies. One config map for all pods.
+ENVIRONMENT = "srpo-environment"
+VARIABLES = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_CA_BUNDLE",
+    "HF_ENDPOINT",
+    "MLFLOW_TRACKING_URI",
+    "WANDB_BASE_URL",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+)
+
+HOUR = 3600
+TTL = 7 * 24 * HOUR  # how long a finished run's pods and workflow are kept for their logs; artifacts stay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,24 +47,34 @@ class Pod:
     memory: tuple[str, str] = ("1Gi", "8Gi")
     volume: bool = True  # whether it sees the shared workspace
     shared_memory: str = ""  # size of /dev/shm, in memory; a container's own 64 MB are too small for NCCL
-    retries: int = 0  # with backoff; for the long stages, which go on from their last checkpoint
+    retries: int = 2  # with backoff, as nodes come and go; the long stages go on from where they were
+    timeout: int = 4 * HOUR  # of one try, in seconds: what hangs ends
+    secrets: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
 
 
 PODS: dict[str, Pod] = {
-    "configure": Pod(cpu=("100m", "1"), memory=("256Mi", "1Gi"), volume=False),
-    "list_shards": Pod(cpu=("100m", "1"), memory=("256Mi", "1Gi"), volume=False),
-    "prepare_prompts": Pod(),
-    "fetch_base": Pod(memory=("1Gi", "16Gi")),
+    "configure": Pod(cpu=("100m", "1"), memory=("256Mi", "1Gi"), volume=False, retries=0, timeout=HOUR // 4),
+    "list_shards": Pod(cpu=("100m", "1"), memory=("256Mi", "1Gi"), volume=False, retries=0, timeout=HOUR // 4),
+    "prepare_prompts": Pod(secrets=S3),
+    "fetch_base": Pod(memory=("1Gi", "16Gi"), timeout=12 * HOUR, secrets=S3 | HUB),
     "cache_rewards": Pod(image="gpu", cpu=("1", "8"), memory=("4Gi", "64Gi")),
     "encode_prompts": Pod(image="gpu", cpu=("1", "8"), memory=("4Gi", "64Gi")),
-    "train": Pod(image="gpu", cpu=("2", "64"), memory=("4Gi", "512Gi"), shared_memory="8Gi", retries=3),
-    "sample": Pod(image="gpu", cpu=("1", "8"), memory=("4Gi", "64Gi"), retries=3),
+    "train": Pod(
+        image="gpu",
+        cpu=("2", "64"),
+        memory=("4Gi", "512Gi"),
+        shared_memory="8Gi",
+        retries=5,
+        timeout=48 * HOUR,
+        secrets=TRACKERS,
+    ),
+    "sample": Pod(image="gpu", cpu=("1", "8"), memory=("4Gi", "64Gi"), retries=5, timeout=24 * HOUR, secrets=S3),
     "evaluate": Pod(memory=("1Gi", "16Gi")),
-    "export": Pod(memory=("1Gi", "16Gi")),
+    "export": Pod(memory=("1Gi", "16Gi"), timeout=12 * HOUR, secrets=S3),
 }
 
 
 @cache
 def images() -> dict[str, str]:
-    """The image of each kind (``cpu``, ``gpu``)."""
+    """The image of each kind (``cpu``, ``gpu``), as installed; `srpo compile --images` puts others in their place."""
     return dict(yaml.safe_load(resources.files("srpo_pipelines").joinpath("images.yaml").read_text(encoding="utf-8")))

@@ -136,11 +136,49 @@ def test_every_stage_has_requests_limits_and_the_workspace(package):
         assert found == ([] if name in ("configure", "list-shards") else [("srpo-workspace", "/workspace")]), name
 
 
-def test_long_stages_are_retried_with_backoff(package):
+def test_stages_that_do_work_are_retried_with_backoff(package):
     for name, task in leaf_tasks(package[0]):
         policy = task.get("retryPolicy", {})
-        assert bool(policy.get("maxRetryCount")) == (name in {"train", "sample"}), name
+        assert bool(policy.get("maxRetryCount")) == (name not in {"configure", "list-shards"}), name
         assert not policy or policy["backoffFactor"] == 2.0
+
+
+def executors(package):
+    """(name, container, what Kubernetes is told) of every executor."""
+    spec, platform = package
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for name, executor in spec["deploymentSpec"]["executors"].items():
+        yield name.removeprefix("exec-"), executor["container"], pods[name]
+
+
+def test_every_pod_passes_a_security_review(package):
+    """Kubeflow itself drops capabilities, refuses escalation and sets seccomp; the rest is the package's to say."""
+    for name, container, pod in executors(package):
+        assert pod["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}, name
+        tag = container["image"].rpartition("/")[2].partition(":")[2]
+        assert tag not in ("", "latest"), name
+        assert int(pod["activeDeadlineSeconds"]) > 0, name
+        assert pod["podMetadata"]["labels"]["app.kubernetes.io/part-of"] == "srpo", name
+        assert {"mountPath": "/cache", "volumeName": "cache"} in pod["emptyDirMounts"], name
+        assert "hostPath" not in str(pod), name
+
+
+def test_secrets_are_optional_references_and_go_where_they_are_used(package):
+    seen = {
+        name: {secret["secretName"] for secret in pod.get("secretAsEnv", [])} for name, _, pod in executors(package)
+    }
+    assert seen["fetch-base"] == {"srpo-s3", "srpo-hub"}
+    assert seen["export"] == {"srpo-s3"}
+    assert seen["train"] == {"srpo-trackers"}
+    assert not any(seen[name] for name in ("configure", "list-shards", "evaluate", "cache-rewards", "encode-prompts"))
+    for name, _, pod in executors(package):
+        for reference in [*pod.get("secretAsEnv", []), *pod["configMapAsEnv"]]:
+            assert reference["optional"] is True, name
+
+
+def test_a_finished_run_is_cleared_away_after_a_week(package):
+    week = package[1]["platforms"]["kubernetes"]["pipelineConfig"]["resourceTtlOnCompletion"]
+    assert week == 7 * 24 * 3600
 
 
 def test_parameters_are_frozen():
@@ -181,11 +219,9 @@ def test_configure_gives_every_stage_its_settings():
 
 
 def test_the_training_pod_has_shared_memory_for_nccl(package):
-    kubernetes = package[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert kubernetes["exec-train"]["emptyDirMounts"] == [
-        {"volumeName": "shared-memory", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi"}
-    ]
-    assert not any("emptyDirMounts" in kubernetes[name] for name in kubernetes if name != "exec-train")
+    memory = {"volumeName": "shared-memory", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi"}
+    for name, _, pod in executors(package):
+        assert (memory in pod["emptyDirMounts"]) == (name == "train"), name
 
 
 def test_ranks_and_gpus_must_agree():
