@@ -8,8 +8,6 @@ import dataclasses
 from functools import cache
 from importlib import resources
 
-import yaml
-
 GPU_TYPE = "nvidia.com/gpu"
 VOLUME = "srpo-workspace"  # the PersistentVolumeClaim that all stages of a run share
 MOUNT = "/workspace"
@@ -77,4 +75,6 @@ PODS: dict[str, Pod] = {
 @cache
 def images() -> dict[str, str]:
     """The image of each kind (``cpu``, ``gpu``), as installed; `srpo compile --images` puts others in their place."""
+    import yaml
+
     return dict(yaml.safe_load(resources.files("srpo_pipelines").joinpath("images.yaml").read_text(encoding="utf-8")))

@@ -2,19 +2,25 @@
 
 import argparse
 import dataclasses
-import tempfile
-from itertools import dropwhile
 from pathlib import Path
 
 from srpo.core.contracts.errors import InputError
+from srpo_pipelines.package import PACKAGE, compile_manifests, compile_package, read_images
 
 HELP = "Compile the pipeline to Kubeflow's IR YAML."
-PACKAGE = "align.yaml"
+MANIFESTS = "align-manifests.yaml"
 
 
 def epilog() -> str:
     """What stands below the options."""
-    return "example: srpo compile --output build"
+    return """the images of a release, by digest:
+  skaffold build --file-output images.json
+  srpo compile --images images.json --output build
+
+for GitOps, beside the package a file of Pipeline and PipelineVersion resources:
+  srpo compile --recipe flux1-dev-hpsv2 --images images.json --manifests --namespace team --output build
+
+example: srpo compile --output build"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,13 +29,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", default="demo", metavar="NAME", help="recipe whose values are the form's defaults (default: demo)"
     )
+    add_images(parser)
+    parser.add_argument("--manifests", action="store_true", help=f"write {MANIFESTS} too, for GitOps")
+    parser.add_argument("--namespace", metavar="NS", help="namespace that the manifests name (default: none)")
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """The option that names the images of a release."""
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="FILE",
+        help="images by digest: what `skaffold build --file-output FILE` wrote",
+    )
 
 
 def main(args: argparse.Namespace) -> None:
     """Compile and say where the package is."""
     from srpo_pipelines.settings import parameters
 
-    print(compile_package(folder_for(args.output) / PACKAGE, dataclasses.asdict(parameters(args.recipe))))
+    defaults = dataclasses.asdict(parameters(args.recipe))
+    images = read_images(args.images) if args.images else None
+    if args.namespace and not args.manifests:
+        raise InputError(f"--namespace is {args.namespace!r}: it belongs to --manifests; the package names none")
+    folder = folder_for(args.output)
+    print(compile_package(folder / PACKAGE, defaults, images))
+    if args.manifests:
+        print(compile_manifests(folder / MANIFESTS, defaults, images, args.namespace))
 
 
 def folder_for(path: Path) -> Path:
@@ -45,24 +71,4 @@ def folder_for(path: Path) -> Path:
         raise InputError(f"--output is {str(path)!r}, which is (or lies in) a file: it must be a folder") from None
     except PermissionError:
         raise InputError(f"--output is {str(path)!r}: it must be a folder that may be written") from None
-    return path
-
-
-def compile_package(path: Path, defaults: dict[str, object]) -> Path:
-    """Write the `align` package to ``path``, whole or not at all; ``defaults`` replace the parameters' defaults."""
-    import warnings
-
-    from kfp import compiler
-
-    from srpo_pipelines.align import align
-
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".compile-") as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        partial = Path(folder) / PACKAGE
-        compiler.Compiler().compile(align, str(partial), pipeline_parameters=defaults)
-        # Kubeflow begins the file with a comment that prints mappings in another order each time: without it, the same
-        # pipeline gives the same bytes.
-        lines = partial.read_text(encoding="utf-8").splitlines(keepends=True)
-        partial.write_text("".join(dropwhile(lambda line: line.startswith("#"), lines)), encoding="utf-8")
-        partial.replace(path)
     return path

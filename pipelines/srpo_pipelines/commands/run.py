@@ -9,8 +9,9 @@ from pathlib import Path
 
 from srpo.configure.parameters import STAGES, Parameters
 from srpo.core.contracts.errors import InputError
-from srpo_pipelines.commands.compile import PACKAGE, compile_package, folder_for
+from srpo_pipelines.commands.compile import folder_for
 from srpo_pipelines.errors import Failed
+from srpo_pipelines.package import PACKAGE, compile_package
 
 HELP = "Run the whole pipeline on this machine, with the package that a cluster would run."
 

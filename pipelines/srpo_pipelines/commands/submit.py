@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from srpo.core.contracts.errors import InputError
-from srpo_pipelines.commands.compile import PACKAGE, compile_package
+from srpo_pipelines.commands.compile import add_images
 from srpo_pipelines.errors import Failed
+from srpo_pipelines.package import PACKAGE, compile_package, read_images
 
 HELP = "Run the whole pipeline on a cluster, through the API of Kubeflow Pipelines."
 
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter or a stage's setting; repeatable"
     )
+    add_images(parser)
     parser.add_argument("--namespace", metavar="NS", help="namespace of the profile; on multi-user Kubeflow only")
     parser.add_argument("--experiment", metavar="NAME", help="made if there is none (default: Default)")
     parser.add_argument("--run-name", metavar="NAME", help="name in the UI (default: recipe and time)")
@@ -56,9 +58,10 @@ def main(args: argparse.Namespace) -> None:
 
     arguments = dataclasses.asdict(parameters(args.recipe, args.set))
     require_json(arguments)
+    images = read_images(args.images) if args.images else None
     at = api(args.host)
     with tempfile.TemporaryDirectory(prefix="srpo-") as folder:
-        package = compile_package(Path(folder) / PACKAGE, dataclasses.asdict(parameters(args.recipe)))
+        package = compile_package(Path(folder) / PACKAGE, dataclasses.asdict(parameters(args.recipe)), images)
         client = connect(at, args.namespace)
         identity, page = create_run(
             at,

@@ -1,0 +1,93 @@
+"""The images of a release in the package and in the manifests for GitOps."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import ir
+import pytest
+import yaml
+
+from srpo.core.contracts.errors import InputError
+from srpo_pipelines.cli import main
+from srpo_pipelines.package import read_images
+
+RELEASE = {
+    kind: f"registry.example.org/team/srpo-{kind}:1.2@sha256:{digit * 64}"
+    for kind, digit in (("cpu", "1"), ("gpu", "2"))
+}
+
+
+def skaffold_file(folder: Path) -> Path:
+    """What `skaffold build --file-output` writes."""
+    file = folder / "images.json"
+    builds = [{"imageName": f"srpo-{kind}", "tag": image} for kind, image in RELEASE.items()]
+    file.write_text(json.dumps({"builds": builds}))
+    return file
+
+
+def images_in(spec):
+    return {name: one["container"]["image"] for name, one in spec["deploymentSpec"]["executors"].items()}
+
+
+def test_every_container_gets_the_images_of_the_release(tmp_path):
+    assert main(["compile", "--output", str(tmp_path / "plain")]) == 0
+    assert main(["compile", "--images", str(skaffold_file(tmp_path)), "--output", str(tmp_path / "release")]) == 0
+    plain, release = (ir.load(tmp_path / name / "align.yaml")[0] for name in ("plain", "release"))
+    before, after = images_in(plain), images_in(release)
+    assert set(after.values()) == set(RELEASE.values())
+    for name in before:
+        assert after[name] == RELEASE["gpu" if "srpo-gpu" in before[name] else "cpu"], name
+        plain["deploymentSpec"]["executors"][name]["container"]["image"] = after[name]
+    assert plain == release
+
+
+def test_manifests_hold_the_package_under_a_name_of_its_content(tmp_path):
+    names = []
+    for steps in ("demo", "flux1-dev-hpsv2", "demo"):
+        command = ["compile", "--recipe", steps, "--images", str(skaffold_file(tmp_path)), "--output", str(tmp_path)]
+        assert main([*command, "--manifests", "--namespace", "team"]) == 0
+        pipeline, version = yaml.safe_load_all((tmp_path / "align-manifests.yaml").read_text())
+        spec, platform = ir.load(tmp_path / "align.yaml")
+        assert (pipeline["kind"], version["kind"]) == ("Pipeline", "PipelineVersion")
+        assert {one["metadata"]["namespace"] for one in (pipeline, version)} == {"team"}
+        assert version["spec"]["pipelineName"] == pipeline["metadata"]["name"] == "align"
+        assert version["spec"]["pipelineSpec"] == spec
+        assert version["spec"]["platformSpec"] == platform
+        names.append(version["metadata"]["name"])
+    assert names[0] == names[2] != names[1]
+
+
+def test_a_plain_mapping_will_do(tmp_path):
+    file = tmp_path / "images.yaml"
+    file.write_text(yaml.safe_dump(RELEASE))
+    assert read_images(file) == RELEASE
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "names no image 'cpu'"),
+        ("{builds: [{imageName: srpo-cpu, tag: 'a/srpo-cpu:1'}]}", "names no image 'gpu'"),
+        ("{cpu: a/srpo-cpu, gpu: 'a/srpo-gpu:1'}", "image cpu is 'a/srpo-cpu'"),
+        ("{cpu: 'a:5000/srpo-cpu', gpu: 'a/srpo-gpu:1'}", "image cpu is 'a:5000/srpo-cpu'"),
+        ("{cpu: 'a/srpo-cpu:latest', gpu: 'a/srpo-gpu:1'}", "a tag that never moves"),
+        ("{cpu: 'a srpo-cpu:1', gpu: 'a/srpo-gpu:1'}", "names no image 'cpu'"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, text, said):
+    file = tmp_path / "images.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError) as refusal:
+        read_images(file)
+    assert said in str(refusal.value)
+
+
+def test_a_missing_file_ends_the_command_with_one_line(tmp_path):
+    command = [sys.executable, "-m", "srpo_pipelines.cli", "compile", "--images", str(tmp_path / "none.json")]
+    done = subprocess.run([*command, "--output", str(tmp_path / "out")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "none.json" in done.stderr
+    assert not (tmp_path / "out").exists()
