@@ -11,6 +11,7 @@ from srpo.core.contracts.errors import InputError
 from srpo_pipelines.commands import compile as compile_command
 from srpo_pipelines.commands import recipes as recipes_command
 from srpo_pipelines.commands import run as run_command
+from srpo_pipelines.commands import schedule as schedule_command
 from srpo_pipelines.commands import stage as stage_command
 from srpo_pipelines.commands import submit as submit_command
 from srpo_pipelines.errors import NO_SPACE, Failed
@@ -20,6 +21,7 @@ COMMANDS = {
     "recipes": recipes_command,
     "compile": compile_command,
     "submit": submit_command,
+    "schedule": schedule_command,
     "stage": stage_command,
 }
 

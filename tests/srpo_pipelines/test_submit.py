@@ -1,109 +1,21 @@
 """`srpo submit` with the real client, against a server on this machine that plays the API of Kubeflow Pipelines."""
 
-import http.server
 import json
-import os
 import shlex
 import socket
-import threading
-import urllib.parse
 
 import ir
 import pytest
 from click.testing import CliRunner
 from google.protobuf import json_format
 from kfp.cli.cli import cli
-from kfp.client import Client
 from kfp.pipeline_spec import pipeline_spec_pb2
+from kubeflow_server import TOKEN
 
-from srpo_pipelines import kubeflow
 from srpo_pipelines.cli import main
 from srpo_pipelines.commands.submit import epilog
 
-ROOT = "/apis/v2beta1/"
-TOKEN = "planted-token-4711"
-STARTED = {"run_id": "run-1", "state": "PENDING", "created_at": "2026-01-01T00:00:00Z"}
-
-
-class Api(http.server.ThreadingHTTPServer):
-    """What was asked, and what is answered; ``answers`` replace the usual ones, each used once but for the last."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.requests = []  # (method, path, query, headers, body)
-        self.experiments = []
-        self.states = ["SUCCEEDED"]
-        self.answers = {}
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def posted(self, what):
-        """The one body that was posted to ``what``."""
-        (body,) = [body for method, path, _, _, body in self.requests if (method, path) == ("POST", what)]
-        return body
-
-    def answer(self, method, path, query, body):
-        """(status, content) as the real API gives them."""
-        planned = self.answers.get((method, path))
-        if planned:
-            return planned.pop(0) if len(planned) > 1 else planned[0]
-        if path == "healthz":
-            return 200, {"multi_user": False}
-        if path == "experiments" and method == "GET":
-            name = json.loads(query["filter"][0])["predicates"][0]["stringValue"]
-            return 200, {"experiments": [one for one in self.experiments if one["display_name"] == name]}
-        if path == "experiments":
-            self.experiments.append(body | {"experiment_id": f"experiment-{len(self.experiments)}"})
-            return 200, self.experiments[-1]
-        if path == "runs":
-            return 200, body | STARTED
-        if path == "runs/run-1":
-            state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
-            return 200, STARTED | {"state": state, "error": {"code": 2, "message": f"train gave up\n{TOKEN}"}}
-        return 404, {"message": f"no {path}"}
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        url = urllib.parse.urlsplit(self.path)
-        length = int(self.headers.get("Content-Length") or 0)
-        body = json.loads(self.rfile.read(length)) if length else None
-        path, query = url.path.removeprefix(ROOT), urllib.parse.parse_qs(url.query)
-        self.server.requests.append((self.command, path, query, dict(self.headers), body))
-        status, content = self.server.answer(self.command, path, query, body)
-        data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "text/html" if isinstance(content, str) else "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    do_POST = do_GET  # noqa: N815
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch, tmp_path):
-    """Nothing of the person who runs the tests: no variables, no stored login; and no waiting."""
-    for name in [name for name in os.environ if name.startswith("KF_PIPELINES_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
-    monkeypatch.setattr(kubeflow, "POLL", 0.01)
-    monkeypatch.setattr(kubeflow, "MISSES", 4)
-
-
-@pytest.fixture
-def server():
-    with Api() as api:
-        thread = threading.Thread(target=api.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield api
-        api.shutdown()
-        thread.join()
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def submit(capsys, server, *arguments):
