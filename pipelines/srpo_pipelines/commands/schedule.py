@@ -13,8 +13,8 @@ HELP = "Retrain at set times on a cluster: create, list, pause, resume and delet
 
 def epilog() -> str:
     """What stands below the options."""
-    return """a schedule starts the pipeline with the parameters that it was made with; each run reads its prompt files
-anew, so it trains on what is there then. A run that finds nothing changed reuses what is finished and trains nothing. A run
+    return """a schedule starts the pipeline with the parameters it was made with. Each run reads its prompt files anew,
+so it trains on what is there then; a run that finds nothing changed reuses what is finished and trains nothing. A run
 starts only when the one before it has ended, and none is made up for afterwards.
 
 tokens come from the environment alone, as for `srpo submit`
