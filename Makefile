@@ -62,4 +62,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@[ -x $(BIN)/python ] || { echo "Making the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing srpo and the tested set of packages into $(VENV): a few minutes, once"
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable ".[gpu,pipelines,dev]"
+	@# The reference that rewards are tested against. It names torchvision, which it needs only to augment images and whose
+	@# plain build does not load beside torch's CPU build; so it comes without its dependencies (`dev` has the rest).
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --no-deps open_clip_torch
 	@touch $@

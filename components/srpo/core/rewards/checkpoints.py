@@ -1,0 +1,59 @@
+"""Released weights from disk: safetensors, or `.pt` files from which nothing but tensors is taken."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from srpo.core.contracts.errors import InputError
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a released weight file, by name: a safetensors file, or a `.pt`/`.pth`/`.bin` one.
+
+    A checkpoint that keeps its weights under ``state_dict`` is unwrapped, and the prefix ``module.`` of weights that
+    were saved from a distributed wrapper removed. Code in the file is never run.
+
+    Raises:
+        InputError: the file is missing, is no checkpoint (an HTML error page, a cut download), carries code, or holds
+            something else than tensors.
+    """
+    if not path.is_file():
+        raise InputError(f"weights {str(path)!r} are not there: it must be a .safetensors or .pt file")
+    values = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    inner = values.get("state_dict", values)
+    if not isinstance(inner, Mapping) or not all(isinstance(value, Tensor) for value in inner.values()):
+        kinds = sorted({type(value).__name__ for value in getattr(inner, "values", dict)()})
+        raise InputError(f"weights {str(path)!r} hold {', '.join(kinds) or 'nothing'}: they must be named tensors")
+    if inner and all(str(name).startswith("module.") for name in inner):
+        inner = {str(name).removeprefix("module."): value for name, value in inner.items()}
+    return {str(name): value for name, value in inner.items()}
+
+
+def _safetensors(path: Path) -> Mapping[str, object]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"weights {str(path)!r} cannot be read as safetensors: {error}") from None
+
+
+def _pickled(path: Path) -> Mapping[str, object]:
+    try:
+        # Memory-mapped where the format allows it, so that a file of 4 GB is not held twice.
+        values = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except Exception as error:  # torch raises nearly anything for a file that is not its own
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        fault = f"carry code, which is never run ({code[1]})" if code else "are no checkpoint of torch, or are cut"
+        raise InputError(f"weights {str(path)!r} {fault}: they must be a file of named tensors") from None
+    if not isinstance(values, Mapping):
+        raise InputError(f"weights {str(path)!r} hold a {type(values).__name__}: they must be named tensors")
+    return values
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
