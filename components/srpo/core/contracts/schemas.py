@@ -68,7 +68,7 @@ SAMPLES = _schema(
         _text("prompt"),
         _text("category"),
         _text("split"),
-        _text("model"),  # "base" or "tuned"
+        _text("model"),  # "base", "tuned", or the id of an earlier release
         pa.field("noise_index", pa.int32(), nullable=False),
         _text("image"),  # path of the PNG, relative to the folder of the table
         pa.field("scores", pa.map_(pa.string(), pa.float64()), nullable=False),
