@@ -9,7 +9,7 @@ import sys
 
 from srpo.core.contracts.errors import InputError
 from srpo_pipelines.commands import compile as compile_command
-from srpo_pipelines.commands import ratings as ratings_command
+from srpo_pipelines.commands import doctor as doctor_command
 from srpo_pipelines.commands import recipes as recipes_command
 from srpo_pipelines.commands import run as run_command
 from srpo_pipelines.commands import schedule as schedule_command
@@ -23,8 +23,8 @@ COMMANDS = {
     "compile": compile_command,
     "submit": submit_command,
     "schedule": schedule_command,
+    "doctor": doctor_command,
     "stage": stage_command,
-    "ratings": ratings_command,
 }
 
 

@@ -1,0 +1,310 @@
+"""`srpo doctor` with the real Kubernetes client, against a server on this machine that plays the API."""
+
+import copy
+import http.server
+import json
+import threading
+import urllib.parse
+
+import boto3
+import moto
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from kubernetes.client import V1Taint
+
+from srpo_pipelines.cli import main
+from srpo_pipelines.doctor import check_bucket, manifest_url, tolerates
+
+NAMESPACE = "/api/v1/namespaces/team"
+TAINT = {"key": "nvidia.com/gpu", "effect": "NoSchedule"}
+SECRET = "planted-secret-4711"
+
+
+def node(name, gpus, labels=None, taints=(), **spec):
+    return {
+        "metadata": {"name": name, "labels": labels or {}},
+        "spec": {"taints": list(taints), **spec},
+        "status": {"allocatable": {"cpu": "8"} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})},
+    }
+
+
+def sound():
+    """A cluster on which everything is right: path of the API -> what is there."""
+    return {
+        "/version/": {
+            "major": "1",
+            "minor": "34",
+            "gitVersion": "v1.34.0",
+            "gitCommit": "",
+            "gitTreeState": "",
+            "buildDate": "",
+            "goVersion": "",
+            "compiler": "",
+            "platform": "",
+        },
+        NAMESPACE: {"metadata": {"name": "team", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}},
+        f"{NAMESPACE}/serviceaccounts/srpo-runner": {"imagePullSecrets": [{"name": "registry"}]},
+        f"{NAMESPACE}/persistentvolumeclaims/srpo-workspace": {
+            "spec": {"storageClassName": "efs", "accessModes": ["ReadWriteMany"]},
+            "status": {"phase": "Bound"},
+        },
+        "/apis/storage.k8s.io/v1/storageclasses/efs": {"provisioner": "efs", "volumeBindingMode": "Immediate"},
+        f"{NAMESPACE}/configmaps/kfp-launcher": {"data": {"defaultPipelineRoot": "s3://bucket/kfp"}},
+        f"{NAMESPACE}/configmaps/srpo-environment": {"data": {"AWS_REGION": "eu-central-1"}},
+        **{
+            f"{NAMESPACE}/secrets/{name}": {"data": {"KEY": SECRET}}
+            for name in ("srpo-s3", "srpo-hub", "srpo-trackers")
+        },
+        "/api/v1/nodes": {"items": [node("cpu", 0), node("big", 8, {"pool": "h100"}, [TAINT])]},
+    }
+
+
+class Kubernetes(http.server.ThreadingHTTPServer):
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.there = sound()
+        self.denied = set()  # rights that the account lacks: (verb, resource)
+        self.refused = set()  # paths that the person may not see
+        self.asked = []
+        self.images = 200
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        path = urllib.parse.urlsplit(self.path).path
+        self.server.asked.append((self.command, path))
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "null")
+        if path.startswith("/v2/"):
+            self.reply(self.server.images, {})
+        elif path in self.server.refused:
+            self.reply(403, {"message": "not for you"})
+        elif path.endswith("/subjectaccessreviews"):
+            asked = body["spec"]["resourceAttributes"]
+            allowed = (asked["verb"], asked["resource"]) not in self.server.denied
+            assert body["spec"]["user"] == "system:serviceaccount:team:srpo-runner"
+            self.reply(201, body | {"status": {"allowed": allowed}})
+        elif path in self.server.there:
+            self.reply(200, self.server.there[path])
+        else:
+            self.reply(404, {"message": f"no {path}"})
+
+    do_POST = do_HEAD = do_GET  # noqa: N815
+
+    def reply(self, status, content):
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def kubernetes(alone, monkeypatch, tmp_path):
+    with Kubernetes() as server:
+        file = tmp_path / "kubeconfig"
+        file.write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "current-context": "test",
+                    "clusters": [{"name": "test", "cluster": {"server": f"http://{server.address}"}}],
+                    "users": [{"name": "test", "user": {"token": "x"}}],
+                    "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+                }
+            )
+        )
+        (tmp_path / "images.yaml").write_text(
+            yaml.safe_dump({kind: f"{server.address}/srpo-{kind}@sha256:{'1' * 64}" for kind in ("cpu", "gpu")})
+        )
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
+        server.file = tmp_path / "images.yaml"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+GPUS = (
+    *("--set", "gpus=8", "--set", "train.processes=8", "--set", "node_selector={pool: h100}"),
+    *("--set", "tolerations=[{key: nvidia.com/gpu, operator: Exists}]"),
+)
+
+
+def examined(capsys, kubernetes, *arguments):
+    """Exit code, and the lines by what they are about."""
+    try:
+        code = main(["doctor", "--namespace", "team", "--images", str(kubernetes.file), *(arguments or GPUS)])
+    except SystemExit as end:
+        code = end.code
+    shown = capsys.readouterr()
+    assert SECRET not in shown.out + shown.err
+    assert not shown.err
+    lines = shown.out.splitlines()
+    return code, {line[6:22].strip(): line for line in lines[:-1]}, lines[-1]
+
+
+def test_a_sound_cluster_is_ready(capsys, kubernetes, server):
+    code, lines, last = examined(capsys, kubernetes, *GPUS, "--host", server.url)
+    assert (code, last) == (0, "ready, 0 to know"), lines
+    assert set(lines) == {
+        *("kubeflow", "namespace", "service account", "rights", "volume", "artifacts", "secret", "config map"),
+        *("nodes", "image"),
+    }
+    assert all(line.startswith("ok ") for line in lines.values()), lines
+    assert "the largest has 8 nvidia.com/gpu" in lines["nodes"]
+
+
+def test_nothing_on_the_cluster_is_changed(capsys, kubernetes):
+    before = copy.deepcopy(kubernetes.there)
+    assert examined(capsys, kubernetes)[0] == 0
+    assert kubernetes.there == before
+    writes = {path for method, path in kubernetes.asked if method not in ("GET", "HEAD")}
+    assert writes == {"/apis/authorization.k8s.io/v1/subjectaccessreviews"}  # a question, though it is posted
+
+
+@pytest.mark.parametrize(
+    ("gone", "about", "state", "said"),
+    [
+        (NAMESPACE, "namespace", "fail", "--namespace"),
+        (f"{NAMESPACE}/serviceaccounts/srpo-runner", "service account", "fail", "kubectl apply"),
+        (f"{NAMESPACE}/persistentvolumeclaims/srpo-workspace", "volume", "fail", "kubectl apply"),
+        (f"{NAMESPACE}/configmaps/kfp-launcher", "artifacts", "note", "kfp-launcher"),
+        (f"{NAMESPACE}/configmaps/srpo-environment", "config map", "note", "only needed"),
+        (f"{NAMESPACE}/secrets/srpo-trackers", "secret", "note", "train must log in"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_mend(capsys, kubernetes, gone, about, state, said):
+    del kubernetes.there[gone]
+    code, lines, last = examined(capsys, kubernetes)
+    assert lines[about].startswith(state), lines
+    assert said in lines[about]
+    assert (code, last) == ((1, "1 to mend, 0 to know") if state == "fail" else (0, "ready, 1 to know"))
+
+
+def test_rights_that_the_account_lacks_are_named(capsys, kubernetes):
+    kubernetes.denied = {("patch", "workflowtaskresults"), ("get", "configmaps")}
+    code, lines, _ = examined(capsys, kubernetes)
+    assert code == 1
+    assert "may not patch workflowtaskresults, get configmaps/kfp-launcher" in lines["rights"]
+
+
+def test_what_one_may_not_see_is_said_and_the_rest_goes_on(capsys, kubernetes):
+    kubernetes.refused = {"/api/v1/nodes", f"{NAMESPACE}/persistentvolumeclaims/srpo-workspace"}
+    code, lines, last = examined(capsys, kubernetes)
+    assert (code, last) == (0, "ready, 2 to know")
+    assert "cannot be looked at: 403" in lines["nodes"]
+    assert "cannot be looked at: 403" in lines["volume"]
+    assert lines["image"].startswith("ok")
+
+
+@pytest.mark.parametrize(
+    ("claim", "storage", "state", "said"),
+    [
+        ({"phase": "Bound", "modes": ["ReadWriteOnce"]}, True, "note", "one node"),
+        ({"phase": "Pending", "modes": ["ReadWriteMany"]}, False, "fail", "which does not exist"),
+        ({"phase": "Pending", "modes": ["ReadWriteMany"]}, True, "fail", "kubectl describe pvc"),
+        ({"phase": "Pending", "modes": ["ReadWriteMany"], "wait": True}, True, "ok", "first pod"),
+    ],
+)
+def test_the_volume(capsys, kubernetes, claim, storage, state, said):
+    there = kubernetes.there[f"{NAMESPACE}/persistentvolumeclaims/srpo-workspace"]
+    there["status"]["phase"], there["spec"]["accessModes"] = claim["phase"], claim["modes"]
+    if "wait" in claim:
+        kubernetes.there["/apis/storage.k8s.io/v1/storageclasses/efs"]["volumeBindingMode"] = "WaitForFirstConsumer"
+    if not storage:
+        del kubernetes.there["/apis/storage.k8s.io/v1/storageclasses/efs"]
+    _, lines, _ = examined(capsys, kubernetes)
+    assert lines["volume"].startswith(state)
+    assert said in lines["volume"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ([node("cpu", 0)], "none of 1 has the labels"),
+        ([node("big", 8, {"pool": "h100"}, [TAINT | {"key": "other"}])], "taints: other:NoSchedule"),
+        ([node("big", 8, {"pool": "h100"}, unschedulable=True)], "taints: none"),
+        ([node("small", 4, {"pool": "h100"})], "must fit on one node"),
+        ([node("plain", 0, {"pool": "h100"})], "device plugin"),
+    ],
+)
+def test_nodes_that_cannot_take_the_run(capsys, kubernetes, nodes, said):
+    kubernetes.there["/api/v1/nodes"]["items"] = nodes
+    code, lines, _ = examined(capsys, kubernetes)
+    assert code == 1
+    assert lines["nodes"].startswith("fail")
+    assert said in lines["nodes"]
+
+
+def test_without_gpus_no_node_is_looked_at(capsys, kubernetes):
+    kubernetes.there["/api/v1/nodes"]["items"] = []
+    assert examined(capsys, kubernetes, "--recipe", "demo")[0] == 0
+
+
+@pytest.mark.parametrize(("status", "state", "code"), [(404, "fail", 1), (401, "note", 0), (200, "ok", 0)])
+def test_images(capsys, kubernetes, status, state, code):
+    kubernetes.images = status
+    found, lines, _ = examined(capsys, kubernetes)
+    assert found == code
+    assert lines["image"].startswith(state)
+    assert ("HEAD", f"/v2/srpo-gpu/manifests/sha256:{'1' * 64}") in kubernetes.asked
+
+
+def test_the_bucket_is_tried(capsys, kubernetes, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with moto.mock_aws():
+        assert check_bucket("s3://absent/runs").state == "fail"
+        boto3.client("s3").create_bucket(Bucket="there")
+        found = check_bucket("s3://there/runs")
+        assert found.state == "ok", found
+        assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="there")
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(capsys, kubernetes, monkeypatch, tmp_path):
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    assert main(["doctor"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("srpo: no usable kubeconfig")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "url"),
+    [
+        ("python:3.11", "https://registry-1.docker.io/v2/library/python/manifests/3.11"),
+        ("team/srpo", "https://registry-1.docker.io/v2/team/srpo/manifests/latest"),
+        ("ghcr.io/srpo/srpo-cpu:0.1.0", "https://ghcr.io/v2/srpo/srpo-cpu/manifests/0.1.0"),
+        ("localhost:5000/srpo-cpu:1@sha256:ab", "http://localhost:5000/v2/srpo-cpu/manifests/sha256:ab"),
+    ],
+)
+def test_where_a_registry_keeps_an_image(image, url):
+    assert manifest_url(image) == url
+
+
+TEXTS = st.sampled_from(["", "a", "b"])
+
+
+@given(TEXTS, TEXTS, st.sampled_from(["Exists", "Equal"]), st.sampled_from(["", "NoSchedule", "NoExecute"]), TEXTS)
+def test_tolerations_match_taints_as_in_kubernetes(key, value, operator, effect, tainted):
+    """The rules of https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/."""
+    taint = V1Taint(key="a", value=tainted, effect="NoSchedule")
+    toleration = {"key": key, "value": value, "operator": operator, "effect": effect}
+    effects = effect in ("", "NoSchedule")
+    keys = key == "a" or (key == "" and operator == "Exists")
+    values = operator == "Exists" or value == tainted
+    assert tolerates(toleration, taint) == (effects and keys and values)
