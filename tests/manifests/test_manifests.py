@@ -6,11 +6,65 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
+from kubernetes.client import V1Taint
+
+from srpo_pipelines.doctor import tolerates
+from srpo_pipelines.resources import S3
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ["manifests/base", *(f"manifests/overlays/{path.name}" for path in (ROOT / "manifests/overlays").iterdir())]
+
+
+def only(*required: str, **properties) -> dict:
+    """The schema of an object with these properties and no other."""
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+
+
+def listed(item: dict) -> dict:
+    return {"type": "array", "items": item, "minItems": 1}
+
+
+TEXT = {"type": "string", "minLength": 1}
+TEXTS = {"type": "object", "additionalProperties": TEXT}
+# Karpenter's NodePool of karpenter.sh/v1, in those fields that this project uses; every other is refused.
+NODE_POOL = only(
+    *("apiVersion", "kind", "metadata", "spec"),
+    apiVersion={"const": "karpenter.sh/v1"},
+    kind={"const": "NodePool"},
+    metadata=only("name", name=TEXT, labels=TEXTS),
+    spec=only(
+        "template",
+        template=only(
+            "spec",
+            metadata=only(labels=TEXTS),
+            spec=only(
+                *("nodeClassRef", "requirements"),
+                nodeClassRef=only("group", "kind", "name", group=TEXT, kind=TEXT, name=TEXT),
+                requirements=listed(
+                    only(
+                        *("key", "operator"),
+                        key=TEXT,
+                        operator={"enum": ["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]},
+                        values=listed(TEXT),
+                    )
+                ),
+                taints=listed(
+                    only("key", "effect", key=TEXT, value=TEXT, effect={"enum": ["NoSchedule", "NoExecute"]})
+                ),
+            ),
+        ),
+        disruption=only(
+            "consolidateAfter",
+            consolidationPolicy={"enum": ["WhenEmpty", "WhenEmptyOrUnderutilized"]},
+            consolidateAfter={"type": "string", "pattern": "^(([0-9]+(s|m|h))+|Never)$"},
+        ),
+        limits=TEXTS,
+    ),
+)
+CUSTOM = {"NodePool": NODE_POOL}
 
 
 def render(folder: str) -> str:
@@ -33,10 +87,46 @@ def rendered(request) -> str:
 
 def test_they_are_valid_kubernetes_resources(rendered, tmp_path):
     file = tmp_path / "rendered.yaml"
-    file.write_text(rendered)
+    known = [resource for resource in yaml.safe_load_all(rendered) if resource["kind"] not in CUSTOM]
+    file.write_text(yaml.safe_dump_all(known))
     command = Path(sys.executable).with_name("kubernetes-validate")
     done = subprocess.run([command, "--strict", file], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_custom_resources_have_documented_fields_only(rendered):
+    for resource in yaml.safe_load_all(rendered):
+        if resource["kind"] in CUSTOM:
+            jsonschema.Draft202012Validator(CUSTOM[resource["kind"]]).validate(resource)
+
+
+def test_the_launcher_reads_keys_that_the_role_may_read(rendered):
+    by_kind = {resource["kind"]: resource for resource in yaml.safe_load_all(rendered)}
+    if "ConfigMap" not in by_kind:
+        return  # kind: Kubeflow's own
+    config = by_kind["ConfigMap"]
+    assert config["metadata"]["name"] == "kfp-launcher"
+    assert config["data"]["defaultPipelineRoot"].startswith("s3://")
+    (provider,) = yaml.safe_load(config["data"]["providers"])["s3"].values()
+    if not provider["credentials"]["fromEnv"]:
+        secrets = [rule["resourceNames"] for rule in by_kind["Role"]["rules"] if "secrets" in rule["resources"]]
+        assert provider["credentials"]["secretRef"]["secretName"] in secrets[0]
+        assert set(S3["srpo-s3"]) > {
+            provider["credentials"]["secretRef"][key] for key in ("accessKeyKey", "secretKeyKey")
+        }
+    else:
+        assert any("role-arn" in name for name in by_kind["ServiceAccount"]["metadata"]["annotations"])
+
+
+def test_gpu_nodes_take_the_pods_that_the_overlay_says_they_take():
+    text = (ROOT / "manifests/overlays/eks/kustomization.yaml").read_text()
+    selector = yaml.safe_load(re.search(r"node_selector=(\{.*?\})", text)[1])
+    tolerations = yaml.safe_load(re.search(r"tolerations=(\[.*?\])", text)[1])
+    (pool,) = [r for r in yaml.safe_load_all(render("manifests/overlays/eks")) if r["kind"] == "NodePool"]
+    template = pool["spec"]["template"]
+    assert selector.items() <= template["metadata"]["labels"].items()
+    for taint in template["spec"]["taints"]:
+        assert any(tolerates(toleration, V1Taint(**taint)) for toleration in tolerations)
 
 
 def test_rights_are_named_one_by_one(rendered):
@@ -73,4 +163,5 @@ def test_the_workspace_fits_where_it_is_asked_for():
         assert claim["metadata"]["name"] == "srpo-workspace"
         modes[Path(folder).name] = claim["spec"]["accessModes"]
     assert modes["base"] == ["ReadWriteMany"]  # stages of one run stand on different nodes
+    assert modes["eks"] == ["ReadWriteMany"]
     assert modes["kind"] == ["ReadWriteOnce"]  # one node, whose storage knows nothing else
