@@ -8,8 +8,10 @@ from typing import Any
 from srpo.core.contracts.errors import InputError
 from srpo.core.execution.stage import Context, Stage
 from srpo.core.storage.files import digest_of, write_json, write_text
+from srpo.core.storage.locations import destination_of
 from srpo.core.storage.models import read_models, required
 from srpo.core.storage.releases import Item, move_channel, publish
+from srpo.core.storage.stores import open_store
 from srpo.export import provenance
 from srpo.export.card import model_card, release_report
 from srpo.export.config import Config
@@ -40,7 +42,7 @@ class Outputs:
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> None:
     """List what belongs into the release, name it by that, publish it, and move the channel if the gates allow."""
-    destination = usable(config.folder)
+    destination = usable(config.destination)
     evaluation = read_evaluation(inputs.evaluation)
     refusal = gate_failures(evaluation)
     models = read_models(inputs.models, context.workspace)
@@ -86,17 +88,26 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
         "seeds": {stage: values["seed"] for stage, values in configs.items() if "seed" in values},
         "stages": {stage: {name: entry[name] for name in ("key", "code", "versions")} for stage, entry in made.items()},
     }
-    folder = publish(destination, release, items, manifest, context.progress)
+    where = publish(destination, release, items, manifest, context.progress)
     if not refusal:
         move_channel(destination, CHANNEL, release)
 
-    result: dict[str, Any] = {"id": release, "uri": folder.as_uri(), "path": str(folder), "candidate": not refusal}
-    write_json(outputs.release / "release.json", result | {"reason": refusal})
-    write_text(outputs.report, release_report(release, folder.as_uri(), items, evaluation, licences, refusal))
+    uri = where if isinstance(destination, str) else Path(where).as_uri()
+    result: dict[str, Any] = {"id": release, "uri": uri, "path": where, "candidate": not refusal, "reason": refusal}
+    write_json(outputs.release / "release.json", result)
+    write_text(outputs.report, release_report(release, uri, items, evaluation, licences, refusal))
 
 
-def usable(destination: Path) -> Path:
-    """The destination, as a folder that exists; raises InputError where a file or missing rights are in the way."""
+def usable(text: str) -> Path | str:
+    """The destination, where it can be listed and, as a folder, exists.
+
+    Raises:
+        InputError: a file, missing rights or wrong credentials are in the way.
+    """
+    destination = destination_of(text)
+    if isinstance(destination, str):
+        open_store(destination).folders("releases")
+        return destination
     try:
         for folder in (destination / "releases", destination / "channels"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +131,8 @@ def short_name(name: str) -> str:
 
 def intact(result: Path, workspace: Path) -> bool:
     """Whether the release that the result names still stands at its destination."""
-    return (Path(read_json(result / "release" / "release.json", {"path": str})["path"]) / "manifest.json").is_file()
+    where, _, release = read_json(result / "release" / "release.json", {"path": str})["path"].rpartition("/")
+    return open_store(where.removesuffix("/releases")).read(f"releases/{release}/manifest.json") is not None
 
 
 STAGE = Stage(name="export", config=Config, inputs=Inputs, outputs=Outputs, run=run, intact=intact)

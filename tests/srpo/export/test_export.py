@@ -15,6 +15,7 @@ from srpo.core.storage import releases
 from srpo.core.storage.files import list_files, write_json
 from srpo.core.storage.models import ModelEntry, folder_digest, write_models
 from srpo.core.storage.releases import read_channel
+from srpo.core.storage.stores import LocalStore
 from srpo.export.card import plain
 from srpo.export.config import Config
 from srpo.export.run import STAGE, Inputs, Outputs, run, short_name
@@ -164,14 +165,14 @@ def test_a_passed_run_is_released_whole_and_becomes_the_candidate(finished):
     assert (folder / "model/transformer/diffusion_pytorch_model.safetensors").read_bytes() == b"tuned weights"
     assert (folder / "samples/02-after.png").read_bytes() == b"\x89PNG 1-tuned"
     assert finished.candidate() == result["id"]
-    assert [path.name for path in (finished.destination / "channels").iterdir()] == ["candidate.json"]
+    assert not (finished.destination / ".incoming").exists()
     assert "channel <code>candidate</code> points here" in report
 
 
 def test_the_manifest_says_how_it_was_made(finished, monkeypatch):
     monkeypatch.setenv("SRPO_GIT_COMMIT", "abc123")
     result, _ = finished.export()
-    manifest = releases.read_manifest(finished.destination / "releases" / result["id"])
+    manifest = releases.read_release(finished.destination, result["id"])
     assert manifest["base_model"] == {"name": "org/FLUX.1-dev", "digest": folder_digest(finished.base)}
     assert {role: entry["licence"] for role, entry in manifest["licences"].items()} == {
         "base": "FLUX.1 [dev] Non-Commercial",
@@ -219,8 +220,8 @@ def test_a_failed_gate_releases_but_does_not_move_the_candidate(finished):
     assert not second["candidate"]
     assert second["reason"] == "failed: held_out gains (measured: 0)"
     folder = finished.destination / "releases" / second["id"]
-    releases.check_sizes(folder)
-    assert releases.read_manifest(folder)["candidate"] is False
+    releases.check_sizes(finished.destination, second["id"])
+    assert releases.read_release(finished.destination, second["id"])["candidate"] is False
     assert "Not a candidate" in (folder / "README.md").read_text()
     assert "no candidate" in report
     assert finished.candidate() == first["id"]
@@ -271,22 +272,24 @@ def test_a_changed_base_is_refused(finished):
 def test_killed_in_the_middle_the_candidate_stays_the_old_release(finished, monkeypatch):
     old, _ = finished.export()
     finished.evaluation["verdict"] = "Another run."
-    write, written = releases._write, []
+    put, written = LocalStore.put, []
 
-    def killed(item, path):
+    def killed(store, name, *arguments):
         if len(written) == 5:
             raise KeyboardInterrupt
-        written.append(path)
-        write(item, path)
+        written.append(name)
+        put(store, name, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(releases, "_write", killed)
+        patch.setattr(LocalStore, "put", killed)
         with pytest.raises(KeyboardInterrupt):
             finished.export()
     assert [path.name for path in (finished.destination / "releases").iterdir()] == [old["id"]]
     assert finished.candidate() == old["id"]
+    assert len(list((finished.destination / ".incoming").iterdir())) == 1
     new, _ = finished.export()
     assert finished.candidate() == new["id"] != old["id"]
+    assert not (finished.destination / ".incoming").exists()
 
 
 def test_a_destination_that_is_a_file_is_refused_before_any_work(finished, tmp_path):
@@ -296,9 +299,9 @@ def test_a_destination_that_is_a_file_is_refused_before_any_work(finished, tmp_p
             finished.export(path)
 
 
-@pytest.mark.parametrize("destination", ["s3://bucket/x", "https://x/y", "file://host/x", "", " "])
-def test_a_destination_that_is_no_local_path_is_refused(destination):
-    with pytest.raises(InputError, match=r"destination is .* it must be the path of a local folder"):
+@pytest.mark.parametrize("destination", ["s3://", "https://x/y", "file://host/x", "", " "])
+def test_a_destination_that_is_neither_a_folder_nor_s3_is_refused(destination):
+    with pytest.raises(InputError, match=r"destination is .* it must be the path of a local folder, .* or s3://"):
         Config(destination=destination)
 
 

@@ -16,7 +16,6 @@ import hashlib
 import io
 import os
 import random
-import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +28,8 @@ from botocore.config import Config
 
 from srpo.core.contracts.errors import InputError, require
 from srpo.core.storage.files import BLOCK
+from srpo.core.storage.locations import split_uri as split_uri
 
-BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 RANGE = 16 << 20  # bytes of one request for a part of an object
 PARALLEL = 8  # requests at once; so at most PARALLEL + 1 ranges are in memory
 ATTEMPTS = 6  # of one request: by botocore until the answer begins, by this module until its body has ended
@@ -89,32 +88,45 @@ def encryption() -> dict[str, str]:
     return {argument: os.environ[name] for argument, name in names.items() if os.environ.get(name)}
 
 
-def split_uri(uri: str) -> tuple[str, str]:
-    """``("bucket", "some/key")`` of ``s3://bucket/some/key``; the key may be empty.
-
-    Raises:
-        InputError: ``uri`` is no S3 URI.
-    """
-    scheme, _, rest = uri.partition("://")
-    bucket, _, key = rest.partition("/")
-    if scheme != "s3" or not BUCKET.fullmatch(bucket) or "\0" in key:
-        raise InputError(f"{uri!r} is no S3 URI: it must be s3://bucket/key")
-    return bucket, key
-
-
 def list_objects(uri: str) -> Iterator[Object]:
     """The objects below ``uri`` as a folder (``s3://bucket/a`` does not give ``ab``), by key; keys are whole.
 
     Raises:
         InputError: there is no such bucket, or no right to list it.
     """
-    bucket, key = split_uri(uri)
-    prefix = f"{key.rstrip('/')}/" if key.strip("/") else ""
+    for entry in listing(uri):
+        yield Object(entry["Key"], entry["Size"], entry["ETag"].strip('"'))
+
+
+def list_folders(uri: str) -> list[str]:
+    """The names of the folders directly below ``uri``."""
+    start = len(_prefix(uri))
+    return [entry["Prefix"][start:].rstrip("/") for entry in listing(uri, "CommonPrefixes", Delimiter="/")]
+
+
+def listing(uri: str, what: str = "Contents", **more: Any) -> Iterator[dict[str, Any]]:
+    """S3's own entries of a listing, without the empty objects by which consoles mark folders."""
     with errors_of(uri):
-        for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for entry in page.get("Contents", []):
-                if entry["Size"] or not entry["Key"].endswith("/"):  # consoles mark folders by empty objects
-                    yield Object(entry["Key"], entry["Size"], entry["ETag"].strip('"'))
+        pages = (
+            client().get_paginator("list_objects_v2").paginate(Bucket=split_uri(uri)[0], Prefix=_prefix(uri), **more)
+        )
+        for page in pages:
+            yield from (
+                entry for entry in page.get(what, []) if entry.get("Size") or not entry.get("Key", "").endswith("/")
+            )
+
+
+def _prefix(uri: str) -> str:
+    key = split_uri(uri)[1].rstrip("/")
+    return f"{key}/" if key else ""
+
+
+def delete(uris: list[str]) -> None:
+    """Delete objects; those that are not there are fine."""
+    for uri in uris:
+        bucket, key = split_uri(uri)
+        with errors_of(uri):
+            client().delete_object(Bucket=bucket, Key=key)
 
 
 def read_bytes(uri: str) -> bytes | None:
@@ -145,16 +157,36 @@ def head(uri: str) -> Object | None:
         return Object(key, found["ContentLength"], found["ETag"].strip('"'))
 
 
+def existing(uri: str) -> Object:
+    """:func:`head` of an object that must be there; raises InputError where there is none."""
+    found = head(uri)
+    if found is None:
+        raise InputError(f"{uri} does not exist: it must be an object that can be read")
+    return found
+
+
 def open_stream(uri: str) -> BinaryIO:
     """An object as a file to read: constant memory, seekable (a seek is a new request), resumed where it breaks.
 
     Raises:
         InputError: there is no such object, or no right to read it.
     """
-    found = head(uri)
-    if found is None:
-        raise InputError(f"{uri} does not exist: it must be an object that can be read")
-    return io.BufferedReader(_Stream(uri, found), BLOCK)
+    return io.BufferedReader(_Stream(uri, existing(uri)), BLOCK)
+
+
+def chunks(uri: str, found: Object | None = None, start: int = 0) -> Iterator[bytes]:
+    """The bytes of an object from ``start`` on, in order, by ranges that come in parallel.
+
+    Raises:
+        InputError, StorageError: as :func:`download`.
+    """
+    bucket, key = split_uri(uri)
+    found = found or existing(uri)
+    size, etag = found.size, found.etag
+    with errors_of(uri), ThreadPoolExecutor(PARALLEL) as pool:
+        yield from in_order(
+            pool, lambda at: _range(bucket, key, etag, at, min(at + RANGE, size)), range(start, size, RANGE)
+        )
 
 
 def download(
@@ -173,23 +205,18 @@ def download(
         InputError: there is no such object, no right to read it, or it is not the one of ``sha256``.
         StorageError: the store kept failing.
     """
-    bucket, key = split_uri(uri)
-    found = head(uri)
-    if found is None:
-        raise InputError(f"{uri} does not exist: it must be an object that can be read")
+    found = existing(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The name holds the object's identity: what another version of the object left is not continued.
     mark = hashlib.sha256(f"{uri} {found.etag} {found.size}".encode()).hexdigest()[:12]
     partial = path.with_name(f".{mark}.download")
     digest = hashlib.sha256()
-    with errors_of(uri), partial.open("a+b") as file, ThreadPoolExecutor(PARALLEL) as pool:
+    with partial.open("a+b") as file:
         file.seek(0)
         while block := file.read(BLOCK):
             digest.update(block)
             progress(len(block))
-        starts = range(file.tell(), found.size, RANGE)
-        get = functools.partial(_range, bucket, key, found.etag)
-        for data in in_order(pool, lambda start: get(start, min(start + RANGE, found.size)), starts):
+        for data in chunks(uri, found, file.tell()):
             file.write(data)
             file.flush()
             digest.update(data)
