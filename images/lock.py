@@ -1,10 +1,12 @@
 """Write the locked requirements of the images from constraints.txt: `make lock` (or `--check` that they are current).
 
-Each list is what an extra of this project needs, with everything that needs in turn, as the installed packages say; the
-versions are those of constraints.txt.
+Each list is what an extra of this project needs, with everything that needs in turn, in the versions of
+constraints.txt, and with the hashes of every file that the index has of them: pip installs nothing else. uv works them
+out. torch has a list of its own with its CUDA libraries, since other builds of it (CPU, another CUDA) need others.
 """
 
 import argparse
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -13,15 +15,18 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 IMAGES = Path(__file__).resolve().parent
+CONSTRAINTS = IMAGES.parent / "constraints.txt"
 LISTS = {"build": "hatchling", "cpu": "srpo", "gpu": "srpo[gpu]"}
 # The Python of the images, whichever this one is.
 PYTHON = {"python_version": "3.11", "python_full_version": "3.11.0", "sys_platform": "linux"}
+PLATFORM = ("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28")
+HEAD = "# Made from constraints.txt by `make lock`; do not edit.\n"
 
 
 def pins(constraints: str) -> dict[str, str]:
-    """`{canonical name: "Name==version"}` of a constraints file."""
-    lines = (line.strip() for line in constraints.splitlines())
-    return {canonicalize_name(line.split("==")[0]): line for line in lines if line and not line.startswith("#")}
+    """`{name: "name==version"}` of a constraints file, names in their canonical form."""
+    entries = (line.strip().split("==") for line in constraints.splitlines() if line.strip() and line[0] != "#")
+    return {canonicalize_name(name): f"{canonicalize_name(name)}=={version}" for name, version in entries}
 
 
 def closure(root: str) -> set[str]:
@@ -41,26 +46,60 @@ def closure(root: str) -> set[str]:
     return {name for name, _ in seen}
 
 
-def locked() -> dict[Path, str]:
-    """Path and text of each list."""
-    known = pins((IMAGES.parent / "constraints.txt").read_text(encoding="utf-8"))
-    head = "# Made from constraints.txt by `make lock`; do not edit.\n"
-    files = {"kfp": f"{known['kfp']}\n"}  # installed with --no-deps: its executor needs no other package
-    for name, root in LISTS.items():
-        files[name] = "".join(f"{known[package]}\n" for package in sorted(closure(root) - {"srpo"}))
-    return {IMAGES / f"requirements-{name}.txt": head + text for name, text in files.items()}
+def wanted() -> dict[str, list[str]]:
+    """The `name==version` lines of each list, sorted."""
+    known = pins(CONSTRAINTS.read_text(encoding="utf-8"))
+    lists = {name: sorted(closure(root) - {"srpo", "torch"}) for name, root in LISTS.items()}
+    # kfp is installed with --no-deps: its executor needs no other package. torch comes with what its wheel asks for.
+    lists |= {"kfp": ["kfp"], "torch": ["torch"]}
+    return {name: [known[package] for package in packages] for name, packages in lists.items()}
+
+
+def with_hashes(lines: list[str], *options: str) -> str:
+    """`lines` with the hashes of their files, by uv."""
+    command = ["uv", "pip", "compile", "-", "--generate-hashes", "--no-header", "--no-annotate", "--quiet", *options]
+    done = subprocess.run(
+        [sys.executable, "-m", *command, *PLATFORM], input="\n".join(lines), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"uv: {done.stderr.strip()}")
+    return done.stdout
+
+
+def write(name: str, lines: list[str]) -> None:
+    """Write the list `name`; torch's own holds its CUDA libraries too, but what the gpu list has already."""
+    if name == "torch":
+        text = with_hashes(lines, "--constraint", str(CONSTRAINTS))
+        have = {line.split("==")[0] for line in wanted()["gpu"]}
+        entries = text.replace("\\\n    ", "\0").splitlines()
+        kept = [entry.replace("\0", "\\\n    ") for entry in entries if entry.split("==")[0] not in have]
+        text = "\n".join(kept) + "\n"
+    else:
+        text = with_hashes(lines, "--no-deps")
+    (IMAGES / f"requirements-{name}.txt").write_text(HEAD + text, encoding="utf-8")
+    print(f"requirements-{name}.txt: written")
+
+
+def is_current(name: str, lines: list[str]) -> bool:
+    """Whether the list `name` holds `lines`, each with a hash, and (but for torch's) no other."""
+    path = IMAGES / f"requirements-{name}.txt"
+    entries = path.read_text(encoding="utf-8").replace("\\\n", "").splitlines() if path.is_file() else []
+    found = {entry.split()[0]: "--hash=sha256:" in entry for entry in entries if not entry.startswith("#")}
+    return all(found.values()) and (set(lines) <= set(found) if name == "torch" else set(lines) == set(found))
 
 
 def main() -> int:
-    """Write the lists; with `--check` only say which are out of date (exit code 1)."""
+    """Write the lists; with `--check` only say which are out of date (exit code 1), without a network."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a list is out of date")
     check = parser.parse_args().check
-    stale = [path for path, text in locked().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
-    for path in stale:
-        print(f"{path.name}: " + ("out of date; run `make lock`" if check else "written"))
-        if not check:
-            path.write_text(locked()[path], encoding="utf-8")
+    lists = wanted()
+    stale = [name for name, lines in lists.items() if not is_current(name, lines)]
+    for name in stale:
+        if check:
+            print(f"requirements-{name}.txt: out of date; run `make lock`")
+        else:
+            write(name, lists[name])
     return int(check and bool(stale))
 
 
