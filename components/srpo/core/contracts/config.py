@@ -16,6 +16,11 @@ from srpo.core.contracts.errors import InputError
 T = TypeVar("T")
 
 
+def place(default: Any) -> Any:
+    """A setting that says where something is, or may be asked: another value makes no other result."""
+    return dataclasses.field(default=default, metadata={"place": True})
+
+
 def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """An instance of the dataclass ``cls`` from ``values``.
 

@@ -49,6 +49,8 @@ class Stage:
     outputs: type[Any]
     run: Callable[[Any, Any, Any, Context], None]
     fingerprint: Callable[[Any], Any] | None = None
+    # The same, where the workspace is needed for it: what was found there once holds. Settings, workspace.
+    lookup: Callable[[Any, Path], Any] | None = None
     # Does what a result left outside of its folder (weights, a release) still stand? Without a hook there is nothing.
     intact: Callable[[Path, Path], bool] | None = None  # (folder of the result, workspace)
 
@@ -77,13 +79,15 @@ def execute(
     keys = {name: _input_key(name, inputs[name]) for name in stage.names(stage.inputs)}
     identity = {
         "stage": stage.name,
-        "config": dataclasses.asdict(settings),
+        "config": of_the_key(settings),
         "code": code_digest(stage.name),
         "inputs": keys,
         "sources": stage.fingerprint(settings) if stage.fingerprint else None,
     }
-    key = digest_of(identity)
     workspace = Path(workspace)
+    if stage.lookup is not None:
+        identity["sources"] = stage.lookup(settings, workspace)
+    key = digest_of(identity)
     result = workspace / "stages" / stage.name / key
     reused = (result / MANIFEST).is_file() and (stage.intact is None or stage.intact(result, workspace))
     if not reused:
@@ -115,6 +119,12 @@ def execute(
         link_tree(result / FILE_NAMES.get(name, name), target)
     _record(stage.name, key=key, reused=reused, seconds=round(time.time() - started, 2), result=str(result))
     return result
+
+
+def of_the_key(settings: Any) -> dict[str, Any]:
+    """The settings that a result depends on: all but those that ``core.contracts.config.place`` marks."""
+    marked = {field.name for field in dataclasses.fields(settings) if field.metadata.get("place")}
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in marked}
 
 
 def execute_or_exit(
