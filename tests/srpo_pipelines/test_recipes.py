@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from srpo.configure.parameters import stage_configs
-from srpo.core.contracts.errors import InputError
-from srpo.fetch_base.catalogue import find
+from srpo.fetch_base.catalogue import catalogue, find
+from srpo.fetch_base.config import Config as FetchBase
+from srpo.fetch_base.run import find_sources
 from srpo.train.config import Config as Train
 from srpo.train.memory import estimate_bytes
 from srpo_pipelines.settings import parameters, recipe_names
@@ -142,12 +143,15 @@ def test_weights_and_moments_fit_the_gpus_that_a_recipe_asks_for(recipe, numbers
     assert estimate_bytes(train, numbers, train.processes) < 0.95 * gib * GIB
 
 
-@pytest.mark.parametrize("recipe", sorted(set(recipe_names()) - {"demo"}))
-def test_a_model_that_cannot_be_fetched_yet_is_refused_by_name_and_may_be_a_folder(recipe, tmp_path):
-    found = parameters(recipe, [f"model={tmp_path}"])
-    assert find("base", found.model).folder == tmp_path
-    with pytest.raises(InputError, match="neither a folder nor a name of the catalogue"):
-        find("base", parameters(recipe).model)
+@pytest.mark.parametrize("recipe", sorted(recipe_names()))
+def test_a_recipe_names_models_of_the_catalogue_and_takes_a_folder_in_their_place(recipe, tmp_path):
+    config = FetchBase(**stage_configs(parameters(recipe))["fetch_base"])
+    names = {"base": [config.model], "rewards": [name for name, _ in config.weighted_rewards()]}
+    names["rewards"].append(config.held_out_reward)
+    for kind, wanted in names.items():
+        assert set(wanted) <= set(catalogue()[kind])
+    assert set(find_sources(config)) >= {"base", "reward", "held_out"}
+    assert find("base", parameters(recipe, [f"model={tmp_path}"]).model).folder == tmp_path
 
 
 def test_every_recipe_is_documented_and_held_against_the_table():

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from srpo.core.contracts.config import place
 from srpo.core.contracts.errors import require
 
 
@@ -16,9 +17,18 @@ class Config:
     reward: str = "tiny-clip"
     held_out_reward: str = "tiny-siglip"
 
+    # Where models come from and are kept. None of these makes another result.
+    catalogue: str = place("")  # a catalogue file of your own, beside the built-in one
+    cache: str = place("")  # folder of the cache; empty: $SRPO_MODEL_CACHE, else `models` in the workspace
+    mirror: str = place("")  # s3://bucket/prefix as the cache's second level, shared by clusters
+    offline: bool = place(False)  # everything from the cache and the mirror, or one list of what is missing
+
     def __post_init__(self) -> None:
         for name in ("model", "reward", "held_out_reward"):
             require(bool(getattr(self, name).strip()), name, getattr(self, name), "a catalogue name or a folder")
+        require(
+            not self.mirror or self.mirror.startswith("s3://"), "mirror", self.mirror, "s3://bucket/prefix or empty"
+        )
         names = [name for name, _ in self.weighted_rewards()]
         require(len(set(names)) == len(names), "reward", self.reward, "a list that names every reward once")
         require(

@@ -1,7 +1,9 @@
-"""Fetch the models of a run: find each, check that it is what it should be, keep a verified copy in the workspace."""
+"""Fetch the models of a run: find each, check that it is what it should be, keep a verified copy in the cache."""
 
 import dataclasses
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,14 @@ from srpo.core.backbones.pipelines import check_folder
 from srpo.core.contracts.errors import InputError
 from srpo.core.execution.stage import Context, Stage
 from srpo.core.reports.page import page, table
-from srpo.core.storage.models import ModelEntry, cache_folder, folder_digest, write_models
-from srpo.fetch_base.catalogue import Source, find
+from srpo.core.storage.models import ModelEntry, folder_digest, write_models
+from srpo.fetch_base import hub
+from srpo.fetch_base.catalogue import Entry, find
 from srpo.fetch_base.config import Config
+from srpo.fetch_base.fetch import Found, Place, cache_folder, fetch, look_up, missing_message, problems
+
+MEGABYTE = 1_000_000
+PAUSE = 2.0  # seconds between progress lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,57 +35,80 @@ class Outputs:
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> None:
-    """Check all sources first, then copy; a copy appears whole and verified or not at all."""
-    sources = find_sources(config)
+    """Look all sources up first, then fetch; a model appears whole and verified or not at all."""
+    sources, place = find_sources(config), place_of(config, context.workspace)
+    found = look_up_all(sources, place)
+    total, done = sum(model.size for model in found.values()), 0
     models: dict[str, ModelEntry | None] = {"judge": None}
-    for number, (role, source) in enumerate(sources.items(), start=1):
-        path, digest = cache_folder(source.folder, context.workspace)
+    for role, model in found.items():
+        kept = fetch(model, place, progress_of(context.progress, model.entry.name, done, total))
+        folder = place.cache / kept.folder
+        check_kept(role, folder)
+        done += model.size
         models[role] = ModelEntry(
-            name=source.name,
-            path=path,
-            digest=digest,
-            licence=source.licence,
-            positive_words=source.positive_words,
-            negative_words=source.negative_words,
-            weight=source.weight,
+            name=model.entry.name,
+            path=str(folder.relative_to(context.workspace) if folder.is_relative_to(context.workspace) else folder),
+            digest=kept.folder,
+            licence=model.entry.licence,
+            commercial_use=model.entry.commercial_use,
+            source=source_of(kept),
+            positive_words=model.entry.positive_words,
+            negative_words=model.entry.negative_words,
+            weight=trained_roles(config).get(role, ("", 1.0))[1],
         )
-        context.progress(number, len(sources), model=source.name)
     write_models(outputs.models, models)
     outputs.report.write_text(report(models), encoding="utf-8")
 
 
-def find_sources(config: Config) -> dict[str, Source]:
-    """The checked source of every role: base, reward, held_out and, where the base has one, judge.
+def find_sources(config: Config) -> dict[str, Entry]:
+    """The entry of every role: base, reward (reward_2, ...), held_out and, where the base has one, judge.
 
     Raises:
-        InputError: a source is missing or incomplete.
+        InputError: a name is not known, or a folder is incomplete.
     """
-    base = find("base", config.model)
-    check_folder(base.folder)
-    check_files(base.folder, "model", ("model_index.json",))
+    base = find("base", config.model, config.catalogue)
     sources = {"base": base}
-    for number, (name, weight) in enumerate(config.weighted_rewards(), start=1):
-        sources["reward" if number == 1 else f"reward_{number}"] = dataclasses.replace(
-            find("rewards", name), weight=weight
-        )
-    sources["held_out"] = find("rewards", config.held_out_reward)
-    trained = {source.folder.resolve() for role, source in sources.items() if role.startswith("reward")}
-    if sources["held_out"].folder.resolve() in trained:
+    for role, (name, _) in trained_roles(config).items():
+        sources[role] = find("rewards", name, config.catalogue)
+    held_out = sources["held_out"] = find("rewards", config.held_out_reward, config.catalogue)
+    if any(same(held_out, sources[role]) for role in trained_roles(config)):
         raise InputError(
             f"held_out_reward {config.held_out_reward!r} is the folder of a reward that is trained on: it must be "
             "another one, since it is what tells a real gain from a hacked one"
         )
-    for role, source in sources.items():
-        if role != "base":
-            check_files(source.folder, "reward", ("config.json", "preprocessor_config.json"))
-    if base.judge is not None:
-        sources["judge"] = dataclasses.replace(base, name=f"{base.name}-judge", folder=base.judge, judge=None)
+    if base.judge:
+        sources["judge"] = dataclasses.replace(base, name=f"{base.name}-judge", source=base.judge, judge="")
+    for role, entry in sources.items():
+        if entry.folder is not None and not entry.convert and not entry.also:
+            check_kept(role, entry.folder)
     return sources
 
 
-def check_files(folder: Path, what: str, names: tuple[str, ...]) -> None:
-    """Refuse a folder without each of the JSON files ``names``, or without any safetensors below it."""
-    for name in names:
+def trained_roles(config: Config) -> dict[str, tuple[str, float]]:
+    """Name and weight of each reward that is trained on, by role: ``reward``, ``reward_2``, ..."""
+    rewards = enumerate(config.weighted_rewards(), start=1)
+    return {"reward" if number == 1 else f"reward_{number}": reward for number, reward in rewards}
+
+
+def same(one: Entry, other: Entry) -> bool:
+    """Whether two entries name the same files."""
+    places = [
+        [(part.folder.resolve() if part.folder else (part.source, part.repo), part.files) for part in entry.parts]
+        for entry in (one, other)
+    ]
+    return places[0] == places[1]
+
+
+def check_kept(role: str, folder: Path) -> None:
+    """Refuse a folder that lacks what the model of ``role`` is made of.
+
+    Raises:
+        InputError: a part or a JSON file is missing, or there is no safetensors below it.
+    """
+    if role == "base":
+        check_folder(folder)
+    what, names = ("model", ["model_index.json"]) if role == "base" else ("reward", ["config.json"])
+    for name in names + ["preprocessor_config.json"] * (role not in ("base", "judge")):
         try:
             json.loads((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -87,23 +117,76 @@ def check_files(folder: Path, what: str, names: tuple[str, ...]) -> None:
         raise InputError(f"{what} folder {str(folder)!r} holds no *.safetensors: weights must be safetensors")
 
 
-def fingerprint(config: Config) -> Any:
-    """The content hash of every source, so that changed weights make a new key."""
-    return {role: folder_digest(source.folder) for role, source in find_sources(config).items()}
+def place_of(config: Config, workspace: Path) -> Place:
+    """Where the models of this configuration are kept."""
+    cache = cache_folder(config.cache) or workspace / "models"
+    return Place(cache, config.mirror, config.offline or hub.offline())
+
+
+def look_up_all(sources: dict[str, Entry], place: Place) -> dict[str, Found]:
+    """What every source holds; offline, all of it is in the cache.
+
+    Raises:
+        InputError: a source cannot be read; or, offline, one list of all that is missing.
+    """
+    found = {role: look_up(entry, place) for role, entry in sources.items()}
+    if place.offline:
+        missing = [
+            (entry, found[role], problems(found[role], place)) for role, entry in sources.items() if not entry.local
+        ]
+        missing = [row for row in missing if row[2] and not (place.mirror and row[1] and row[1].folder)]
+        if missing:
+            raise InputError(missing_message(missing, place))
+    return {role: model for role, model in found.items() if model is not None}
+
+
+def lookup(config: Config, workspace: Path) -> Any:
+    """What makes the models other ones: commits, hashes and sizes, and what the catalogue says of them."""
+    found = look_up_all(find_sources(config), place_of(config, workspace))
+    said = ("name", "licence", "commercial_use", "positive_words", "negative_words")
+    return {
+        role: model.identity | {field: getattr(model.entry, field) for field in said} for role, model in found.items()
+    }
+
+
+def progress_of(progress: Callable[..., None], name: str, before: int, total: int) -> Callable[[int], None]:
+    """Progress in megabytes over all models of the run, now and then."""
+    last = 0.0
+
+    def tell(count: int) -> None:
+        nonlocal last
+        now, done = time.monotonic(), before + count
+        if now - last >= PAUSE or done >= total:
+            last = now
+            progress(done // MEGABYTE, max(1, total // MEGABYTE), model=name)
+
+    return tell
+
+
+def source_of(found: Found) -> str:
+    """Where the model came from, for a reader: remote sources with their revision, folders by name only."""
+    parts = zip(found.entry.parts, found.parts, strict=True)
+    return ", ".join(
+        "a folder" if part.folder else f"{part.source.partition('@')[0]}{f'@{revision}' if revision else ''}"
+        for part, (revision, _) in parts
+    )
 
 
 def report(models: dict[str, ModelEntry | None]) -> str:
-    """A small page: role, name, licence and content hash of every model."""
+    """A small page: role, name, licence, source and content hash of every model."""
     rows = [
-        (role, entry.name, entry.licence, entry.digest[:16])
+        (role, entry.name, entry.licence, ALLOWED[entry.commercial_use], entry.source, entry.digest[:16])
         for role, entry in sorted(models.items())
         if entry is not None
     ]
-    return page("Models of this run", table(("role", "name", "licence", "SHA-256"), rows))
+    return page("Models of this run", table(("role", "name", "licence", "commercial use", "source", "SHA-256"), rows))
+
+
+ALLOWED = {True: "allowed", False: "not allowed", None: "not stated"}
 
 
 def intact(result: Path, workspace: Path) -> bool:
-    """Whether every model that the result names still stands in the workspace, whole."""
+    """Whether every model that the result names still stands in the cache, whole."""
     stored = json.loads((result / "models" / "models.json").read_text(encoding="utf-8"))
     entries = [entry for entry in stored.values() if entry is not None]
     return all(
@@ -112,6 +195,4 @@ def intact(result: Path, workspace: Path) -> bool:
     )
 
 
-STAGE = Stage(
-    name="fetch_base", config=Config, inputs=Inputs, outputs=Outputs, run=run, fingerprint=fingerprint, intact=intact
-)
+STAGE = Stage(name="fetch_base", config=Config, inputs=Inputs, outputs=Outputs, run=run, lookup=lookup, intact=intact)

@@ -126,3 +126,87 @@ def test_a_model_that_is_gone_is_named(tmp_path):
     shutil.rmtree(read_models(models, workspace)["held_out"].folder)
     with pytest.raises(InputError, match="'tiny-siglip' is not in the cache"):
         read_models(models, workspace)
+
+
+def test_where_models_come_from_and_lie_makes_no_other_result(tmp_path):
+    """A run goes on with finished results when its cache moves, or the network goes."""
+    models, workspace = fetch(tmp_path)
+    first = json.loads((models / "manifest.json").read_text())
+    shutil.rmtree(workspace / "stages")
+    elsewhere = tmp_path / "cache of all"
+    again, _ = fetch(tmp_path, cache=str(elsewhere), offline=True)
+    assert json.loads((again / "manifest.json").read_text())["key"] == first["key"]
+    found = read_models(again, workspace)
+    assert all(entry.folder.parent == elsewhere for entry in found.values())
+
+
+def test_the_environment_names_the_cache_of_all_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("SRPO_MODEL_CACHE", str(tmp_path / "all"))
+    models, workspace = fetch(tmp_path)
+    assert read_models(models, workspace)["base"].folder.parent == tmp_path / "all"
+
+
+def test_a_copy_has_no_format_that_can_carry_code(tmp_path):
+    other = copy_of(REWARD, tmp_path / "other")
+    (other / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    (other / ".git").mkdir()
+    (other / ".git" / "config").write_text("")
+    models, workspace = fetch(tmp_path, reward=str(other))
+    entry = read_models(models, workspace)["reward"]
+    assert entry.digest == folder_digest(REWARD)
+    assert not (entry.folder / "pytorch_model.bin").exists()
+
+
+def test_weights_that_are_a_web_page_are_refused(tmp_path):
+    other = copy_of(REWARD, tmp_path / "other")
+    (other / "model.safetensors").write_text("<!DOCTYPE html><html>Sign in</html>")
+    with pytest.raises(InputError, match=r"model\.safetensors is a web page"):
+        fetch(tmp_path, reward=str(other))
+    assert not [path for path in (tmp_path / "workspace").rglob("*.safetensors") if path.read_bytes()[:1] == b"<"
+                and "partial" not in path.parts]  # fmt: skip
+
+
+def from_hub(hub, tmp_path):
+    """A catalogue whose base and reward are on the hub: the tiny ones."""
+    for name, folder in (("base", BASE), ("reward", REWARD)):
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        hub.add(f"org/{name}", files)
+    hub.gated.add("org/base")
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "base: {far: {source: hf://org/base, licence: other, commercial_use: false}}\n"
+        "rewards: {far-clip: {source: hf://org/reward, licence: MIT, positive_words: [A], negative_words: [B]}}\n"
+    )
+    return {"catalogue": str(path), "model": "far", "reward": "far-clip"}
+
+
+def test_a_run_takes_its_models_from_the_hub_and_then_from_its_cache(hub, tmp_path, monkeypatch):
+    config = from_hub(hub, tmp_path)
+    with pytest.raises(InputError, match=r"offline, and not whole in the cache .*: far .*; far-clip "):
+        fetch(tmp_path, offline=True, **config)
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    models, workspace = fetch(tmp_path, **config)
+    found = read_models(models, workspace)
+    assert found["base"].digest == folder_digest(BASE)
+    assert (found["base"].licence, found["base"].commercial_use) == ("other", False)
+    assert found["base"].source == f"hf://org/base@{'c' * 40}"
+    assert (found["reward"].digest, found["reward"].positive_words) == (folder_digest(REWARD), ("A",))
+    hub.close()
+    again, _ = fetch(tmp_path, offline=True, **config)
+    assert read_models(again, workspace) == found
+    text = "".join(
+        path.read_text() for path in (tmp_path / "workspace").rglob("*.json") if "tokenizer" not in path.name
+    )
+    assert hub.token not in text
+
+
+def test_what_the_catalogue_says_of_a_model_makes_another_result(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    config = from_hub(hub, tmp_path)
+    before, workspace = fetch(tmp_path, **config)
+    before = json.loads((before / "manifest.json").read_text())["key"]
+    catalogue = Path(config["catalogue"])
+    catalogue.write_text(catalogue.read_text().replace("[A]", "[C]"))
+    after, _ = fetch(tmp_path, **config)
+    assert json.loads((after / "manifest.json").read_text())["key"] != before
+    assert read_models(after, workspace)["reward"].positive_words == ("C",)

@@ -1,27 +1,31 @@
 """The models of a run, as `fetch_base` left them in the workspace: where each lies, what it is, under which licence.
 
-A folder is kept under the hash of its content (``<workspace>/models/<digest>``); ``models.json`` names it by that path,
-relative to the workspace, so that the artifact means the same in every pod.
+A model is a folder of the cache (``srpo.core.storage.model_cache``); ``models.json`` names it by its path, relative to
+the workspace where the cache lies in it, so that the artifact means the same in every pod.
 """
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from srpo.core.contracts.errors import InputError
-from srpo.core.storage.files import appearing, digest_of, list_files, write_json
+from srpo.core.storage.files import digest_of, list_files, write_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """One model of a run; ``path`` is relative to the workspace on disk, absolute once read."""
+    """One model of a run.
+
+    ``path`` is absolute once read; on disk it is relative to the workspace, unless the cache lies elsewhere.
+    """
 
     name: str
     path: str
     digest: str  # over the relative path, size and SHA-256 of every file
     licence: str
+    commercial_use: bool | None = None  # whether the licence allows it; None: not stated
+    source: str = ""  # where it came from, with the revision
     positive_words: tuple[str, ...] = ()
     negative_words: tuple[str, ...] = ()
     weight: float = 1.0  # of a reward among several
@@ -35,25 +39,6 @@ class ModelEntry:
 def folder_digest(folder: Path) -> str:
     """The content hash of a model folder."""
     return digest_of(list_files(folder))
-
-
-def cache_folder(source: Path, workspace: Path) -> tuple[str, str]:
-    """Copy ``source`` into the workspace's model cache, unless it is there; returns ``(relative path, digest)``.
-
-    The copy is verified against the digest before it appears, and a copy that is there is verified too: a damaged one
-    is made again.
-    """
-    digest = folder_digest(source)
-    relative = f"models/{digest}"
-    target = workspace / relative
-    if target.is_dir() and folder_digest(target) != digest:
-        shutil.rmtree(target)
-    if not target.is_dir():
-        with appearing(target) as partial:
-            shutil.copytree(source, partial)
-            if folder_digest(partial) != digest:
-                raise OSError(f"{source} changed, or its copy was damaged, while it was copied to {target}")
-    return relative, digest
 
 
 def write_models(artifact: Path, models: dict[str, ModelEntry | None]) -> None:
