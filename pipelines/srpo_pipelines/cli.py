@@ -10,6 +10,7 @@ import sys
 from srpo.core.contracts.errors import InputError
 from srpo_pipelines.commands import compile as compile_command
 from srpo_pipelines.commands import doctor as doctor_command
+from srpo_pipelines.commands import models as models_command
 from srpo_pipelines.commands import recipes as recipes_command
 from srpo_pipelines.commands import run as run_command
 from srpo_pipelines.commands import schedule as schedule_command
@@ -20,6 +21,7 @@ from srpo_pipelines.errors import NO_SPACE, Failed
 COMMANDS = {
     "run": run_command,
     "recipes": recipes_command,
+    "models": models_command,
     "compile": compile_command,
     "submit": submit_command,
     "schedule": schedule_command,

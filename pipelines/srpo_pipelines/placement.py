@@ -18,7 +18,7 @@ class GpuNodes:
 
 
 def place(task: dsl.PipelineTask, stage: str, title: str, gpu: GpuNodes | None = None) -> dsl.PipelineTask:
-    """Everything about the pod of ``stage``; ``gpu`` is given for the stages of the gpu image."""
+    """Everything about the pod of ``stage``; ``gpu`` is given for the stages that compute on GPUs."""
     pod = PODS[stage]
     task.set_display_name(title).set_container_image(images()[pod.image])
     task.set_cpu_request(pod.cpu[0]).set_cpu_limit(pod.cpu[1])
@@ -35,6 +35,8 @@ def place(task: dsl.PipelineTask, stage: str, title: str, gpu: GpuNodes | None =
         kubernetes.add_pod_label(task, name, value)
     for secret, variables in pod.secrets.items():
         kubernetes.use_secret_as_env(task, secret, variables, optional=True)
+    for name, value in pod.environment.items():
+        task.set_env_variable(name, value)
     kubernetes.use_config_map_as_env(task, ENVIRONMENT, {name: name for name in VARIABLES}, optional=True)
     kubernetes.empty_dir_mount(task, "cache", CACHE)
     if pod.volume:

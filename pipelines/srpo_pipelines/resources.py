@@ -48,13 +48,23 @@ class Pod:
     retries: int = 2  # with backoff, as nodes come and go; the long stages go on from where they were
     timeout: int = 4 * HOUR  # of one try, in seconds: what hangs ends
     secrets: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 PODS: dict[str, Pod] = {
     "configure": Pod(cpu=("100m", "1"), memory=("256Mi", "1Gi"), volume=False, retries=0, timeout=HOUR // 4),
     "list_shards": Pod(cpu=("100m", "1"), memory=("256Mi", "1Gi"), volume=False, retries=0, timeout=HOUR // 4),
     "prepare_prompts": Pod(secrets=S3),
-    "fetch_base": Pod(memory=("1Gi", "16Gi"), timeout=12 * HOUR, secrets=S3 | HUB),
+    # No GPU, but the image with torch, which reads the rewards that are released as `.pt`; and the one stage that may
+    # ask a model hub, which the images forbid.
+    "fetch_base": Pod(
+        image="gpu",
+        cpu=("500m", "4"),
+        memory=("1Gi", "32Gi"),
+        timeout=12 * HOUR,
+        secrets=S3 | HUB,
+        environment={"HF_HUB_OFFLINE": "0"},
+    ),
     "cache_rewards": Pod(image="gpu", cpu=("1", "8"), memory=("4Gi", "64Gi")),
     "encode_prompts": Pod(image="gpu", cpu=("1", "8"), memory=("4Gi", "64Gi")),
     "train": Pod(

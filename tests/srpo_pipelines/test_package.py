@@ -109,7 +109,15 @@ def test_gpu_stages_and_they_alone_ask_for_gpus(package):
         assert (accelerator.get("resourceType") == "nvidia.com/gpu") == (name in GPU), name
         assert ("nodeSelectorJson" in pod.get("nodeSelector", {})) == (name in GPU), name
         assert any("tolerationJson" in one for one in pod.get("tolerations", [])) == (name in GPU), name
-        assert ("gpu" in container["image"]) == (name in GPU), name
+        # fetch_base converts released `.pt` weights: torch, but no GPU.
+        assert ("gpu" in container["image"]) == (name in GPU | {"fetch-base"}), name
+
+
+def test_the_stage_that_fetches_models_and_it_alone_may_ask_a_hub(package):
+    executors = package[0]["deploymentSpec"]["executors"]
+    for name in GPU | CPU:
+        variables = {one["name"]: one["value"] for one in executors[f"exec-{name}"]["container"].get("env", [])}
+        assert variables.get("HF_HUB_OFFLINE") == ("0" if name == "fetch-base" else None), name
 
 
 def test_gpu_limits_are_text_parameters(package):
