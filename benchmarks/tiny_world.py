@@ -20,7 +20,8 @@ from srpo.core.execution.stage import execute
 from srpo.core.rewards.dual_encoder import ImageTower
 from srpo.core.storage.models import read_models
 from srpo.sample.config import Config as SampleConfig
-from srpo.sample.run import from_images, sample_block, shard_blocks, to_images
+from srpo.sample.plan import blocks_of
+from srpo.sample.run import from_images, sample_block, to_images
 from srpo.sample.scorers import Scorers
 from srpo.tiny.frechet import frechet_distance
 from srpo.train.batches import Texts
@@ -71,9 +72,9 @@ class TinyWorld:
         )
         scores: dict[str, list[torch.Tensor]] = {}
         features = []
-        for block in shard_blocks(config, read_prompts(self.artifacts["prompts"])):
+        for block in blocks_of(config, read_prompts(self.artifacts["prompts"])):
             images = to_images(sample_block(config, flux, self.reader, block))
-            values, seen = self.scorers(from_images(images, CPU), [item.prompt for item in block])
+            values, seen = self.scorers(from_images(images, CPU), block.prompts)
             features.append(seen)
             for name, value in values.items():
                 scores.setdefault(name, []).append(value)

@@ -11,6 +11,7 @@ from srpo.core.contracts.errors import InputError
 from srpo_pipelines.commands import compile as compile_command
 from srpo_pipelines.commands import doctor as doctor_command
 from srpo_pipelines.commands import models as models_command
+from srpo_pipelines.commands import ratings as ratings_command
 from srpo_pipelines.commands import recipes as recipes_command
 from srpo_pipelines.commands import run as run_command
 from srpo_pipelines.commands import schedule as schedule_command
@@ -27,6 +28,7 @@ COMMANDS = {
     "schedule": schedule_command,
     "doctor": doctor_command,
     "stage": stage_command,
+    "ratings": ratings_command,
 }
 
 

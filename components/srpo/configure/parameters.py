@@ -97,7 +97,7 @@ def stage_configs(parameters: Parameters) -> dict[str, dict[str, Any]]:
             "learning_rate": parameters.learning_rate,
             **({"processes": parameters.gpus} if parameters.gpus else {}),
         },
-        "sample": shape,
+        "sample": {"seed": parameters.seed, "device": device},
         "evaluate": {"seed": parameters.seed},
         "export": {"destination": parameters.destination},
     }
@@ -112,5 +112,7 @@ def stage_configs(parameters: Parameters) -> dict[str, dict[str, Any]]:
             f"train.processes is {configs['train']['processes']} with gpus {parameters.gpus}: it must be the number of "
             "GPUs (leave it out, or set both)"
         )
+    # Judged at the size that was trained, also where train.resolution was overridden.
+    configs["sample"]["resolution"] = configs["sample"]["resolution"] or configs["train"]["resolution"]
     configs["sample"]["shards"] = parameters.sample_shards
     return configs

@@ -1,21 +1,23 @@
 """Encode prompts with the base model's text encoders, once: training and sampling then load no text encoder."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import torch
 
-from srpo.core.backbones.conditioning import DTYPES
-from srpo.core.backbones.load import load_text_encoder
+from srpo.core.backbones.load import negative_prompt
+from srpo.core.backbones.pipelines import text_shapes, text_tokens
+from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.order import prompt_order
-from srpo.core.contracts.prompts import of_split, prompts_met, read_prompts
-from srpo.core.contracts.tensors import NEGATIVE, ROWS_PER_GROUP, EmbeddingsInfo, EmbeddingsWriter
-from srpo.core.execution.device import find_device
-from srpo.core.execution.quiet import quiet
+from srpo.core.contracts.prompts import Prompt, of_split, read_prompts
+from srpo.core.contracts.tensors import NEGATIVE, EmbeddingsInfo
 from srpo.core.execution.stage import Context, Stage
 from srpo.core.reports.page import page, table
+from srpo.core.storage.files import link_tree, readable_size
 from srpo.core.storage.models import read_models, required
 from srpo.encode_prompts.config import Config
+from srpo.encode_prompts.parts import Job, encode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,46 +30,48 @@ class Inputs:
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """``embeddings``: a folder with embeddings.parquet."""
+    """``embeddings``: a folder with embeddings.parquet, itself a folder of parts."""
 
     embeddings: Path
     report: Path
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> None:
-    """Encode the prompts that the training will draw and all that are judged, in order of their ids."""
-    quiet()
+    """Encode the prompts that the training will draw and all that are judged; what is done stays done after a kill."""
     base = required(read_models(inputs.models, context.workspace), "base")
-    table = read_prompts(inputs.prompts)
-    prompts = prompts_met(table, prompt_order(config.train_prompts, len(of_split(table, "train")), config.seed))
-    encoder = load_text_encoder(base.folder, find_device("auto"), DTYPES[config.dtype])
-    first = encoder([prompts[0].prompt])
-    info = EmbeddingsInfo(
-        dtype=config.dtype,
-        prompt_embeds_shape=tuple(first.prompt_embeds.shape[1:]),
-        pooled_shape=tuple(first.pooled.shape[1:]),
-        encoder=base.digest,
-    )
-    with EmbeddingsWriter(outputs.embeddings / "embeddings.parquet", info) as writer:
-        if encoder.negative_prompt is not None:
-            negative = encoder([encoder.negative_prompt])
-            writer.write([NEGATIVE], [raw_bytes(negative.prompt_embeds[0])], [raw_bytes(negative.pooled[0])])
-        # Whole row groups at a time, so that the file does not depend on the batch size.
-        for start in range(0, len(prompts), ROWS_PER_GROUP):
-            group = prompts[start : start + ROWS_PER_GROUP]
-            condition = encoder([prompt.prompt for prompt in group])
-            writer.write(
-                [prompt.prompt_id for prompt in group],
-                [raw_bytes(row) for row in condition.prompt_embeds],
-                [raw_bytes(row) for row in condition.pooled],
-            )
-            context.progress(start + len(group), len(prompts))
-    outputs.report.write_text(report(base.name, info, len(prompts)), encoding="utf-8")
+    shapes = text_shapes(base.folder, text_tokens(base.folder, config.max_sequence_length))
+    info = EmbeddingsInfo(config.dtype, *shapes, encoder=base.digest)
+    texts = texts_met(config, read_prompts(inputs.prompts), negative_prompt(base.folder))
+    job = Job(base.folder, info, texts, context.state / "parts")
+    check_space(job)
+    encode(job, config.processes or max(1, torch.cuda.device_count()), context.progress)
+    for part in range(job.parts):
+        link_tree(job.path(part), outputs.embeddings / "embeddings.parquet" / job.path(part).name)
+    outputs.report.write_text(report(base.name, info, len(texts) - 1), encoding="utf-8")
 
 
-def raw_bytes(tensor: torch.Tensor) -> bytes:
-    """The tensor's own bytes; numpy knows no bfloat16."""
-    return tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+def texts_met(config: Config, prompts: list[Prompt], negative: str) -> list[tuple[str, str]]:
+    """``(prompt id, text)`` in the order of the file: the negative prompt, what is trained on, what is judged.
+
+    Training prompts stand in the order in which they are drawn, so that a step's prompts lie in neighbouring row
+    groups; the judged ones in the order of their ids, in which they are sampled.
+    """
+    train = of_split(prompts, "train")
+    drawn = dict.fromkeys(prompt_order(config.train_prompts, len(train), config.seed))
+    met = [*(train[place] for place in drawn), *(prompt for prompt in prompts if prompt.split != "train")]
+    return [(NEGATIVE, negative), *((prompt.prompt_id, prompt.prompt) for prompt in met)]
+
+
+def check_space(job: Job) -> None:
+    """Refuse what the volume cannot hold, before an encoder is loaded."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    need = sum(len(job.rows(part)) for part in job.missing()) * job.info.row_bytes
+    free = shutil.disk_usage(job.folder).free
+    if need > free:
+        raise InputError(
+            f"the workspace has {readable_size(free)} free: the embeddings of {len(job.texts)} prompts need "
+            f"{readable_size(need)}; use a larger volume, or fewer steps or held-out prompts"
+        )
 
 
 def report(model: str, info: EmbeddingsInfo, prompts: int) -> str:

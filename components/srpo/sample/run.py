@@ -1,43 +1,46 @@
-"""Sample base and tuned model on the same prompts and noise, and score every image where it was made.
+"""Sample every model on the same prompts and noise, and score each image where it was made.
 
 The images of a run are cut into fixed blocks; a shard computes every n-th block. A block is always computed as one
-batch, so the image of a prompt and noise is the same, bit for bit, for any number of shards.
+batch, so the image of a prompt and noise is the same, bit for bit, for any number of shards. Memory holds one model and
+one block, however many images there are.
 """
 
-import base64
 import dataclasses
-import html
-import io
+import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
-from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from srpo.core.backbones.backbone import Backbone
 from srpo.core.backbones.conditioning import DTYPES, read_conditioning
 from srpo.core.backbones.load import backbone_of
+from srpo.core.backbones.pipelines import latent_unit
+from srpo.core.contracts.errors import InputError, require
 from srpo.core.contracts.prompts import Prompt, read_prompts
-from srpo.core.contracts.schemas import SAMPLES, write_table
 from srpo.core.contracts.tensors import EmbeddingsReader
+from srpo.core.execution.code import versions
 from srpo.core.execution.device import find_device
 from srpo.core.execution.quiet import quiet
 from srpo.core.execution.stage import Context, Stage
 from srpo.core.objective import draws
 from srpo.core.objective.direct_align import euler_rollout
 from srpo.core.objective.schedule import sampler_sigmas
-from srpo.core.reports.page import page, paragraph
 from srpo.core.storage.files import write_text
-from srpo.core.storage.models import read_models, required
+from srpo.core.storage.models import ModelEntry, read_models, required
+from srpo.sample.blocks import block_folder, collect, is_finished, save_block
 from srpo.sample.config import Config
+from srpo.sample.contenders import Contender, contenders, fingerprint
+from srpo.sample.plan import Block, Item, blocks_of, judged_prompts, of_shard, write_plan
 from srpo.sample.scorers import Scorers
+from srpo.sample.sheet import contact_sheet
 
-SHEET_PROMPTS = 24
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,76 +56,88 @@ class Inputs:
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """``samples``: samples.parquet (a row an image, with its scores) and images/."""
+    """``samples``: plan.json, samples.parquet (a row an image, with its scores) and images/."""
 
     samples: Path
     report: Path
 
 
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """One image to make: a prompt and the number of its noise."""
-
-    prompt: Prompt
-    noise_index: int
-
-
 def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> None:
-    """For the base, then the tuned model: sample this shard's blocks, write and score the images."""
+    """Model by model, sample the blocks of this shard that an earlier try has not finished; then put all together."""
     quiet()
-    device, dtype = find_device(config.device), DTYPES[config.compute_dtype]
+    device = find_device(config.device)
     models = read_models(inputs.models, context.workspace)
     base = required(models, "base")
     checkpoint = json.loads((inputs.checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
-    reader = EmbeddingsReader(inputs.embeddings / "embeddings.parquet")
+    config = with_resolution(config, checkpoint, base)
     prompts = read_prompts(inputs.prompts)
-    scorers = Scorers.load(models, inputs.text_features, device, judged_prompts(config, prompts))
-    blocks = shard_blocks(config, prompts)
-    (outputs.samples / "images").mkdir()
-    rows: list[dict[str, Any]] = []
-    for name, weights in (("base", None), ("tuned", context.workspace / checkpoint["weights"])):
-        backbone = backbone_of(base.folder).load(base.folder, device, dtype, weights)
-        for number, block in enumerate(blocks, start=1):
-            pixels = sample_block(config, backbone, reader, block)
-            images = to_images(pixels)
-            scores, features = scorers(from_images(images, device), [item.prompt for item in block])
-            for place, item in enumerate(block):
-                file = f"images/{item.prompt.prompt_id}-{item.noise_index}-{name}.png"
-                save_png(images[place], outputs.samples / file, recipe(config, item, name, base.digest, checkpoint))
-                rows.append(
-                    {
-                        **{key: getattr(item.prompt, key) for key in ("prompt_id", "prompt", "category", "split")},
-                        "model": name,
-                        "noise_index": item.noise_index,
-                        "image": file,
-                        "scores": [(key, float(value[place])) for key, value in scores.items()],
-                        "features": None if features is None else features[place].tolist(),
-                    }
-                )
-            context.progress(number, len(blocks), model=name, shard=config.shard)
-    write_table(outputs.samples / "samples.parquet", pa.Table.from_pylist(rows, schema=SAMPLES), SAMPLES)
-    write_text(outputs.report, contact_sheet(config, rows, outputs.samples))
+    judged = judged_prompts(config, prompts)
+    reader = open_embeddings(inputs.embeddings, base, judged)
+    rivals = contenders(config, base, checkpoint, context.workspace)
+    blocks = blocks_of(config, prompts)
+    own = of_shard(config, blocks)
+
+    waiting = {
+        rival.name: [block for block in own if not is_finished(block_folder(context.state, rival.name, block.number))]
+        for rival in rivals
+    }
+    total, done = len(rivals) * len(own), len(rivals) * len(own) - sum(map(len, waiting.values()))
+    if done:
+        context.progress(done, total, model="finished before", shard=config.shard)
+    scorers = Scorers.load(models, inputs.text_features, device, judged) if done < total else None
+    for rival in rivals:
+        if not waiting[rival.name] or scorers is None:
+            continue
+        # Nothing else may hold the model before: two of them do not fit one GPU.
+        backbone = backbone_of(base.folder).load(base.folder, device, DTYPES[config.compute_dtype], rival.weights)
+        for block in waiting[rival.name]:
+            images = to_images(sample_block(config, backbone, reader, block))
+            scores, features = scorers(from_images(images, device), block.prompts)
+            rows = rows_of(block, rival.name, scores, features)
+            recipes = [recipe(config, block, place, rival, base.digest, device) for place in range(len(block.items))]
+            save_block(block_folder(context.state, rival.name, block.number), images, rows, recipes)
+            done += 1
+            context.progress(done, total, model=rival.name, shard=config.shard)
+        del backbone
+
+    folders = (block_folder(context.state, rival.name, block.number) for rival in rivals for block in own)
+    collect(folders, outputs.samples)
+    write_plan(
+        outputs.samples / "plan.json", config, blocks, {rival.name: rival.files or base.digest for rival in rivals}
+    )
+    write_text(outputs.report, contact_sheet(config, [rival.name for rival in rivals], outputs.samples))
 
 
-def judged_prompts(config: Config, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts that are sampled, over all shards: the first ``max_prompts`` that are not trained on."""
-    return [prompt for prompt in prompts if prompt.split != "train"][: config.max_prompts]
+def with_resolution(config: Config, checkpoint: dict[str, Any], base: ModelEntry) -> Config:
+    """``config`` with the resolution of the training where it has none; raises InputError for one the model refuses."""
+    resolution = config.resolution or checkpoint.get("config", {}).get("resolution")
+    unit = latent_unit(base.folder)
+    usable = isinstance(resolution, int) and resolution % unit == 0
+    require(usable, "sample.resolution", resolution, f"a multiple of {unit}, as this model's latents need")
+    return dataclasses.replace(config, resolution=resolution)
 
 
-def shard_blocks(config: Config, prompts: Sequence[Prompt]) -> list[list[Item]]:
-    """The blocks of this shard: every ``shards``-th block of the run's fixed list, from number ``shard`` on."""
-    items = [Item(prompt, index) for prompt in judged_prompts(config, prompts) for index in range(config.noises)]
-    blocks = [items[start : start + config.block_size] for start in range(0, len(items), config.block_size)]
-    return blocks[config.shard :: config.shards]
+def open_embeddings(folder: Path, base: ModelEntry, judged: Sequence[Prompt]) -> EmbeddingsReader:
+    """The embeddings of every judged prompt; raises InputError when one is missing or they are another model's."""
+    reader = EmbeddingsReader(folder / "embeddings.parquet")
+    if reader.info.encoder != base.digest:
+        raise InputError(f"{folder} was not made by the encoders of {base.name!r}: run encode_prompts again")
+    for prompt in judged:
+        if prompt.prompt_id not in reader:
+            raise InputError(
+                f"{folder} lacks the prompt {prompt.prompt_id!r}, which is judged: run encode_prompts again"
+            )
+    return reader
 
 
-def sample_block(config: Config, backbone: Backbone, reader: EmbeddingsReader, block: Sequence[Item]) -> Tensor:
+def sample_block(config: Config, backbone: Backbone, reader: EmbeddingsReader, block: Block) -> Tensor:
     """Pixels ``[B, 3, H, W]`` of a block, about [0, 1], from the noise of (seed, prompt, noise index)."""
-    size, device = config.resolution, next(backbone.transformer.parameters()).device
+    size, device = config.resolution or 0, next(backbone.transformer.parameters()).device
     backbone.latent_shape(size, size)
     shape = (1, backbone.latent_channels, size // backbone.vae_scale, size // backbone.vae_scale)
-    noises = [draws.noise(shape, config.seed, "sample", item.prompt.prompt_id, item.noise_index) for item in block]
-    condition = read_conditioning(reader, [item.prompt.prompt_id for item in block]).to(device, backbone.compute_dtype)
+    ids = [prompt.prompt_id for prompt in block.prompts]
+    noises = [draws.noise(shape, config.seed, *noise_of(item)) for item in block.items]
+    condition = read_conditioning(reader, ids).to(device, backbone.compute_dtype)
     with torch.no_grad():
         x0 = euler_rollout(
             lambda x, sigma: backbone.velocity(x, sigma, condition, config.guidance, size, size),
@@ -130,6 +145,11 @@ def sample_block(config: Config, backbone: Backbone, reader: EmbeddingsReader, b
             sampler_sigmas(config.steps, config.shift),
         )
         return backbone.decode(x0, size, size)
+
+
+def noise_of(item: Item) -> tuple[str, str, int]:
+    """Purpose and parts of an image's noise: the same for every model."""
+    return "sample", item.prompt.prompt_id, item.noise_index
 
 
 def to_images(pixels: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -142,58 +162,53 @@ def from_images(images: np.ndarray[Any, Any], device: torch.device) -> Tensor:
     return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
 
 
-def recipe(config: Config, item: Item, model: str, base: str, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Everything needed to make the image again."""
+def rows_of(
+    block: Block, model: str, scores: dict[str, Tensor], features: np.ndarray[Any, Any] | None
+) -> list[dict[str, Any]]:
+    """The rows of a block's images (schema SAMPLES)."""
+    return [
+        {
+            **{key: getattr(item.prompt, key) for key in ("prompt_id", "prompt", "category", "split")},
+            "model": model,
+            "noise_index": item.noise_index,
+            "image": image_name(item, model),
+            "scores": [(key, float(value[place])) for key, value in scores.items()],
+            "features": None if features is None else features[place].tolist(),
+        }
+        for place, item in enumerate(block.items)
+    ]
+
+
+def image_name(item: Item, model: str) -> str:
+    """The image's path in the artifact. Ids come from prompt files: one that is no plain file name is hashed."""
+    name = item.prompt.prompt_id
+    if not FILE_NAME.fullmatch(name):
+        name = hashlib.sha256(name.encode()).hexdigest()[:32]
+    return f"images/{name}-{item.noise_index}-{model}.png"
+
+
+def recipe(
+    config: Config, block: Block, place: int, rival: Contender, base: str, device: torch.device
+) -> dict[str, Any]:
+    """Everything needed to make an image again: what was asked for, from which weights, in which batch, by what."""
+    item = block.items[place]
     return {
         "prompt": item.prompt.prompt,
         "prompt_id": item.prompt.prompt_id,
         "noise_index": item.noise_index,
-        "model": model,
+        "noise_seed": draws.generator(config.seed, *noise_of(item)).initial_seed(),  # of torch.randn on the CPU
+        "model": rival.name,
         "base": base,
-        "weights": checkpoint["files"] if model == "tuned" else None,
+        "weights": rival.files,
+        # The size of the batch can change the last bits; what else is in it cannot.
+        "batch": {"block": block.number, "size": len(block.items), "place": place},
         **{
             name: getattr(config, name)
             for name in ("seed", "steps", "guidance", "shift", "resolution", "compute_dtype")
         },
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "versions": versions(),
     }
 
 
-def save_png(image: np.ndarray[Any, Any], path: Path, facts: dict[str, Any]) -> None:
-    """A lossless PNG with its recipe inside (text chunk ``srpo``)."""
-    info = PngImagePlugin.PngInfo()
-    info.add_text("srpo", json.dumps(facts, sort_keys=True))
-    Image.fromarray(image).save(path, pnginfo=info)
-
-
-def contact_sheet(config: Config, rows: Sequence[dict[str, Any]], folder: Path) -> str:
-    """A page of thumbnails: base beside tuned, the first noise of the first prompts."""
-    shown: dict[str, dict[str, str]] = {}
-    for row in rows:
-        if row["noise_index"] == 0:
-            shown.setdefault(row["prompt"], {})[row["model"]] = thumbnail(folder / row["image"])
-    pairs = list(shown.items())[:SHEET_PROMPTS]
-    grid = "".join(pair_figure(prompt, images) for prompt, images in pairs)
-    return page(
-        f"Samples, shard {config.shard + 1} of {config.shards}",
-        paragraph(f"{len(rows)} images; base on the left, tuned on the right, from the same noise."),
-        f'<div class="charts">{grid}</div>',
-    )
-
-
-def pair_figure(prompt: str, images: dict[str, str]) -> str:
-    """Base and tuned image of a prompt, side by side."""
-    pictures = "".join(f'<img src="{images[name]}" width="128" alt="{name}"> ' for name in ("base", "tuned"))
-    return f"<figure>{pictures}<figcaption>{html.escape(prompt)}</figcaption></figure>"
-
-
-def thumbnail(path: Path, size: int = 256) -> str:
-    """A data URI of the image, at most ``size`` pixels wide."""
-    with Image.open(path) as image:
-        small = image.convert("RGB")
-        small.thumbnail((size, size))
-        buffer = io.BytesIO()
-        small.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-STAGE = Stage(name="sample", config=Config, inputs=Inputs, outputs=Outputs, run=run)
+STAGE = Stage(name="sample", config=Config, inputs=Inputs, outputs=Outputs, run=run, fingerprint=fingerprint)

@@ -48,16 +48,16 @@ def gradient_step(
     """
     size = config.resolution
     device = next(backbone.transformer.parameters()).device
-    order = prompt_order((step + 1) * config.batch_size, len(texts.prompts), config.seed)
-    prompts = [texts.prompts[place] for place in order[-config.batch_size :]]
+    prompts = batch_prompts(config, texts, step)
     number = passes(config)
     sums = dict.fromkeys(("loss", "reward_denoise", "reward_inversion"), 0.0)
     seconds = Stopwatch(device)
 
     for first in range(0, len(rows), config.micro_batch_size):
         samples = rows[first : first + config.micro_batch_size]
-        prompt_ids = [prompts[row].prompt_id for row in samples]
+        prompt_ids = [prompts[row] for row in samples]
         condition = texts.conditioning(prompt_ids, device, backbone.compute_dtype)
+        texts.embeddings.prefetch(next_prompts(config, texts, step, prompts, rows, first))
         noise = step_noise(config, backbone, step, samples).to(device)
 
         def velocity(x: Tensor, sigma: Tensor, given: Conditioning = condition) -> Tensor:
@@ -85,6 +85,20 @@ def gradient_step(
             sums["loss"] += float(loss.detach().sum()) / number
             sums[f"reward_{estimate.branch}"] += float(gain.detach().sum()) / (number / branches(config))
     return sums | {f"seconds_{phase}": value for phase, value in seconds.total.items()}
+
+
+def batch_prompts(config: Config, texts: Texts, step: int) -> list[str]:
+    """The ids of the prompts that step number ``step`` draws, over all processes."""
+    order = prompt_order((step + 1) * config.batch_size, len(texts.prompts), config.seed)
+    return [texts.prompts[place].prompt_id for place in order[-config.batch_size :]]
+
+
+def next_prompts(config: Config, texts: Texts, step: int, prompts: list[str], rows: list[int], first: int) -> list[str]:
+    """The ids that this process needs after the micro-batch of ``prompts`` that begins at ``rows[first]``."""
+    first += config.micro_batch_size
+    if first >= len(rows):
+        prompts, first = batch_prompts(config, texts, step + 1), 0
+    return [prompts[row] for row in rows[first : first + config.micro_batch_size]]
 
 
 def branch_gain(

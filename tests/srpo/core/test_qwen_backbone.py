@@ -15,7 +15,8 @@ from srpo.core.backbones.conditioning import Conditioning, read_conditioning
 from srpo.core.backbones.load import backbone_of, load_text_encoder
 from srpo.core.backbones.pipelines import check_folder, latent_unit
 from srpo.core.backbones.qwen_image import QwenImage
-from srpo.core.backbones.qwen_text import LENGTH, QwenTextEncoder
+from srpo.core.backbones.qwen_text import QWEN_TOKENS as LENGTH
+from srpo.core.backbones.qwen_text import QwenTextEncoder
 from srpo.core.contracts.config import from_mapping
 from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.tensors import EmbeddingsReader

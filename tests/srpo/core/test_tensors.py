@@ -1,5 +1,7 @@
 """Tables of tensors: what is written comes back, a row group at a time, and another file is refused."""
 
+import dataclasses
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,20 +44,71 @@ def test_embeddings_come_back_in_any_order(embeddings):
     assert reader.info == INFO
     for prompt_id in [*reversed(IDS), *IDS[::3]]:
         assert prompt_id in reader
-        assert reader.read(prompt_id) == (states(prompt_id), pooled(prompt_id))
+        assert reader.read([prompt_id]) == [(states(prompt_id), pooled(prompt_id))]
+    assert reader.read(IDS[::-1]) == [(states(one), pooled(one)) for one in IDS[::-1]]
     assert "p99" not in reader
 
 
-def test_a_reader_holds_one_row_group(embeddings, monkeypatch):
+@pytest.fixture
+def groups_read(monkeypatch):
+    """The row groups that are read, by the number of the first prompt in them."""
+    found, plain = [], pq.ParquetFile.read_row_group
+
+    def read_row_group(file, group, *rest, **options):
+        table = plain(file, group, *rest, **options)
+        found.append(table["prompt_id"][0].as_py())
+        return table
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", read_row_group)
+    return found
+
+
+def test_a_reader_holds_one_row_group(embeddings, groups_read):
     """A FLUX prompt is 4 MB: the whole table does not fit into the memory of a pod."""
+    with pq.ParquetFile(embeddings) as file:
+        assert [file.metadata.row_group(group).num_rows for group in range(3)] == [8, 8, 4]
     reader = EmbeddingsReader(embeddings)
-    assert [reader.file.metadata.row_group(group).num_rows for group in range(3)] == [8, 8, 4]
-    read, plain = [], reader.file.read_row_group
-    monkeypatch.setattr(reader.file, "read_row_group", lambda group, *rest: read.append(group) or plain(group, *rest))
     for prompt_id in IDS:
-        reader.read(prompt_id)
-        assert reader.held[1].num_rows <= ROWS_PER_GROUP
-    assert read == [0, 1, 2], "neighbours come from one read"
+        reader.read([prompt_id])
+        assert reader.held[2].num_rows <= ROWS_PER_GROUP
+    assert groups_read == ["p00", "p08", "p16"], "neighbours come from one read"
+
+
+def test_what_was_prefetched_is_not_read_again(embeddings, groups_read):
+    """And a request between (the guard's) neither disturbs it nor is disturbed."""
+    reader = EmbeddingsReader(embeddings)
+    reader.prefetch(["p01", "p17"])
+    reader.prefetch(["p01", "p17"])
+    assert reader.read(["p09"]) == [(states("p09"), pooled("p09"))]
+    coming = reader.coming["p01", "p17"]
+    assert coming.result(timeout=60) == [(states(one), pooled(one)) for one in ("p01", "p17")]
+    before = len(groups_read)
+    assert reader.read(["p01", "p17"]) is coming.result()
+    assert len(groups_read) == before
+    assert not reader.coming, "nothing is held that nobody asked for"
+    reader.prefetch(["p02"])
+    reader.prefetch(["p99"])
+    assert len(reader.coming) == 1
+    with pytest.raises(InputError, match=r"'p99'.*encode_prompts"):
+        reader.read(["p99"])
+    assert reader.read(["p02"]) == [(states("p02"), pooled("p02"))]
+
+
+def test_a_folder_of_parts_is_read_as_one_file(embeddings, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"no part-\*\.parquet"):
+        EmbeddingsReader(folder)
+    embeddings.rename(folder / "part-00000.parquet")
+    with EmbeddingsWriter(folder / "part-00001.parquet", INFO) as writer:
+        writer.write(["q00"], [states("q00")], [pooled("q00")])
+    reader = EmbeddingsReader(folder)
+    assert list(reader.places) == [*IDS, "q00"]
+    assert reader.read(["q00", "p00"]) == [(states(one), pooled(one)) for one in ("q00", "p00")]
+    with EmbeddingsWriter(folder / "part-00002.parquet", dataclasses.replace(INFO, encoder="other")) as writer:
+        writer.write(["r00"], [b""], [b""])
+    with pytest.raises(InputError, match="several encoders"):
+        EmbeddingsReader(folder)
 
 
 def test_another_table_is_no_embeddings(embeddings, tmp_path):

@@ -17,7 +17,7 @@ class Conditioning:
     """Embeddings of B prompts: states of the text encoder ``[B, L, D]`` and one more vector ``[B, P]`` each.
 
     What ``pooled`` is depends on the model: FLUX's pooled CLIP feature, or for Qwen-Image the mask of the states
-    (P = L; 1 for a token, 0 for padding). ``negative`` is the one row for true guidance, where the model has it.
+    (P = L; 1 for a token, 0 for padding). ``negative`` is the one row that true guidance leads away from.
     """
 
     prompt_embeds: Tensor
@@ -37,8 +37,8 @@ class TextEncoder(Protocol):
     """A pipeline's text encoders: prompts to embeddings of a fixed shape."""
 
     @property
-    def negative_prompt(self) -> str | None:
-        """The prompt that true guidance leads away from; None for a model without true guidance."""
+    def negative_prompt(self) -> str:
+        """The prompt that true guidance leads away from."""
 
     def __call__(self, prompts: list[str]) -> Conditioning:
         """Embeddings of ``prompts`` as the pipeline computes them."""
@@ -58,4 +58,4 @@ def read_conditioning(reader: EmbeddingsReader, prompt_ids: Sequence[str]) -> Co
         )
 
     negative = stacked([reader.negative], None) if reader.negative else None
-    return stacked([reader.read(prompt_id) for prompt_id in prompt_ids], negative)
+    return stacked(reader.read(prompt_ids), negative)

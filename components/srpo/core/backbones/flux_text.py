@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
 from srpo.core.backbones.conditioning import Conditioning
-from srpo.core.backbones.pipelines import check_folder
+from srpo.core.backbones.pipelines import text_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +19,21 @@ class FluxTextEncoder:
     clip_tokenizer: Any
     t5: Any
     t5_tokenizer: Any
-    negative_prompt: ClassVar[str | None] = None  # guidance is embedded
+    tokens: int  # T5 tokens a prompt is padded or cut to
+    negative_prompt: ClassVar[str] = ""
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "FluxTextEncoder":
-        """Load the encoders of a FLUX pipeline folder; raises :class:`InputError` when it is not one."""
-        check_folder(folder)
+    def load(
+        cls, folder: Path, device: torch.device, dtype: torch.dtype, max_sequence_length: int = 0
+    ) -> "FluxTextEncoder":
+        """Load the encoders of a FLUX pipeline folder; 0 tokens: as many as the model was trained with.
+
+        Weights are mapped from their files, so that the host holds no second copy of T5-XXL.
+
+        Raises:
+            InputError: the folder is not one of a FLUX pipeline, or the model takes fewer tokens.
+        """
+        tokens = text_tokens(folder, max_sequence_length)
         clip: Any = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=dtype)
         t5: Any = T5EncoderModel.from_pretrained(folder / "text_encoder_2", torch_dtype=dtype)
         return cls(
@@ -32,18 +41,14 @@ class FluxTextEncoder:
             AutoTokenizer.from_pretrained(folder / "tokenizer"),
             t5.to(device).eval(),
             AutoTokenizer.from_pretrained(folder / "tokenizer_2"),
+            tokens,
         )
-
-    @property
-    def sequence_length(self) -> int:
-        """T5 tokens a prompt is padded or cut to: part of the model (512 for FLUX.1-dev), not of a call."""
-        return int(self.t5_tokenizer.model_max_length)
 
     @torch.no_grad()
     def __call__(self, prompts: list[str]) -> Conditioning:
         """Embeddings of ``prompts`` as FluxPipeline computes them: ``[B, L, D]`` and ``[B, P]``."""
         pooled = self.clip(self._ids(self.clip_tokenizer, prompts, self.clip_tokenizer.model_max_length)).pooler_output
-        states = self.t5(self._ids(self.t5_tokenizer, prompts, self.sequence_length))[0]
+        states = self.t5(self._ids(self.t5_tokenizer, prompts, self.tokens))[0]
         return Conditioning(states, pooled)
 
     def _ids(self, tokenizer: Any, prompts: list[str], length: int) -> torch.Tensor:

@@ -24,6 +24,13 @@ def backbone_of(folder: Path) -> type[Backbone]:
     return BACKBONES[check_folder(folder)]
 
 
-def load_text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> TextEncoder:
+def load_text_encoder(
+    folder: Path, device: torch.device, dtype: torch.dtype, max_sequence_length: int = 0
+) -> TextEncoder:
     """The text encoders of the pipeline in ``folder``; raises :class:`InputError` when there is no adapter for it."""
-    return TEXT_ENCODERS[check_folder(folder)].load(folder, device, dtype)
+    return TEXT_ENCODERS[check_folder(folder)].load(folder, device, dtype, max_sequence_length)
+
+
+def negative_prompt(folder: Path) -> str:
+    """The prompt that true guidance leads away from, for the pipeline in ``folder``."""
+    return TEXT_ENCODERS[check_folder(folder)].negative_prompt

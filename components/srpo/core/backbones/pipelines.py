@@ -12,6 +12,8 @@ PARTS = {
     "FluxPipeline": (*COMMON, "text_encoder_2", "tokenizer_2"),
     "QwenImagePipeline": COMMON,
 }
+FLUX_TOKENS, SCHNELL_TOKENS = 512, 256  # T5 tokens that a prompt is padded or cut to
+QWEN_TOKENS = 512
 # Inputs of some QwenImage transformers that a text-to-image pipeline does not give.
 UNSUPPORTED = ("guidance_embeds", "use_additional_t_cond")
 
@@ -49,6 +51,33 @@ def vae_scale(config: Mapping[str, Any]) -> int:
 def latent_unit(folder: Path) -> int:
     """What height and width of an image must be a multiple of: two latents make one token."""
     return 2 * vae_scale(_read(folder / "vae" / "config.json"))
+
+
+def text_tokens(folder: Path, wanted: int = 0) -> int:
+    """How many states the text encoder gives a prompt: ``wanted``, or what the model was trained with when that is 0.
+
+    For FLUX.1-schnell, which is the one without embedded guidance, that is 256, else 512; a tokenizer may say less.
+
+    Raises:
+        InputError: more than the model takes, or any other number for Qwen-Image, whose template has its own.
+    """
+    if check_folder(folder) == "QwenImagePipeline":
+        require(wanted in (0, QWEN_TOKENS), "max_sequence_length", wanted, f"0 or {QWEN_TOKENS} for QwenImagePipeline")
+        return QWEN_TOKENS
+    schnell = not _read(folder / "transformer" / "config.json").get("guidance_embeds", False)
+    tokenizer = _read(folder / "tokenizer_2" / "tokenizer_config.json")
+    most = min(FLUX_TOKENS, int(tokenizer.get("model_max_length", FLUX_TOKENS)))
+    require(0 <= wanted <= most, "max_sequence_length", wanted, f"at most {most} for the model in {str(folder)!r}")
+    return wanted or min(most, SCHNELL_TOKENS if schnell else FLUX_TOKENS)
+
+
+def text_shapes(folder: Path, tokens: int) -> tuple[tuple[int, int], tuple[int]]:
+    """Shapes of a prompt's embeddings (states, pooled), from the configuration files alone."""
+    config = _read(folder / "text_encoder" / "config.json")
+    if check_folder(folder) == "QwenImagePipeline":
+        return (tokens, int(config.get("text_config", config)["hidden_size"])), (tokens,)
+    width = _read(folder / "text_encoder_2" / "config.json")["d_model"]
+    return (tokens, int(width)), (int(config["hidden_size"]),)
 
 
 def _check_parts(folder: Path, parts: tuple[str, ...]) -> None:

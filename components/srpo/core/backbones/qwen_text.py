@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from srpo.core.backbones.conditioning import Conditioning
-from srpo.core.backbones.pipelines import check_folder
+from srpo.core.backbones.pipelines import QWEN_TOKENS, text_tokens
 
 # The words that the model was trained with; the states of the first tokens, up to the prompt, are dropped.
 TEMPLATE = (
@@ -17,7 +17,6 @@ TEMPLATE = (
     "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
 DROPPED = 34
-LENGTH = 512  # states a prompt is padded or cut to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +25,14 @@ class QwenTextEncoder:
 
     model: Any
     tokenizer: Any
-    negative_prompt: ClassVar[str | None] = " "
+    negative_prompt: ClassVar[str] = " "
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "QwenTextEncoder":
+    def load(
+        cls, folder: Path, device: torch.device, dtype: torch.dtype, max_sequence_length: int = 0
+    ) -> "QwenTextEncoder":
         """Load the encoder of a Qwen-Image pipeline folder; raises :class:`InputError` when it is not one."""
-        check_folder(folder)
+        text_tokens(folder, max_sequence_length)
         model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "text_encoder", torch_dtype=dtype)
         return cls(model.to(device).eval(), AutoTokenizer.from_pretrained(folder / "tokenizer"))
 
@@ -43,7 +44,7 @@ class QwenTextEncoder:
         """
         tokens = self.tokenizer(
             [TEMPLATE.format(prompt) for prompt in prompts],
-            max_length=DROPPED + LENGTH,  # the model is causal: what is cut would have changed nothing before it
+            max_length=DROPPED + QWEN_TOKENS,  # the model is causal: what is cut would have changed nothing before it
             padding=True,
             truncation=True,
             return_tensors="pt",
@@ -52,6 +53,6 @@ class QwenTextEncoder:
         states = self.model.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         kept = [row[mask.bool()][DROPPED:] for row, mask in zip(states, tokens.attention_mask, strict=True)]
         return Conditioning(
-            torch.stack([pad(row, (0, 0, 0, LENGTH - len(row))) for row in kept]),
-            torch.stack([pad(row.new_ones(len(row)), (0, LENGTH - len(row))) for row in kept]),
+            torch.stack([pad(row, (0, 0, 0, QWEN_TOKENS - len(row))) for row in kept]),
+            torch.stack([pad(row.new_ones(len(row)), (0, QWEN_TOKENS - len(row))) for row in kept]),
         )

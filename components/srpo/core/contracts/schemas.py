@@ -68,11 +68,33 @@ SAMPLES = _schema(
         _text("prompt"),
         _text("category"),
         _text("split"),
-        _text("model"),  # "base" or "tuned"
+        _text("model"),  # "base", "tuned", or the id of an earlier release
         pa.field("noise_index", pa.int32(), nullable=False),
         _text("image"),  # path of the PNG, relative to the folder of the table
         pa.field("scores", pa.map_(pa.string(), pa.float64()), nullable=False),
         pa.field("features", pa.list_(pa.float32())),
+    ],
+)
+
+# One row an answer: what one rater said of one item in one dimension, the study's key applied.
+RATINGS = _schema(
+    "ratings",
+    1,
+    [
+        _text("study"),
+        _text("rater"),
+        pa.field("position", pa.int32(), nullable=False),  # place in the rater's own order
+        _text("item"),
+        _text("kind"),  # item, repeat (seen before) or gold (its answer is known)
+        _text("prompt_id"),
+        _text("category"),
+        pa.field("noise_index", pa.int32(), nullable=False),
+        _text("model_a"),  # whose image; "" for gold
+        _text("model_b"),  # of a pair: whose the other image is; else ""
+        _text("dimension"),
+        _text("answer"),  # excellent, good, pass or fail; of a pair a, tie or b
+        pa.field("correct", pa.bool_()),  # where the answer is known
+        pa.field("seconds", pa.float64(), nullable=False),  # spent on the item
     ],
 )
 

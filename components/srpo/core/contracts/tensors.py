@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from srpo.core.contracts.schemas import EMBEDDINGS, TEXT_FEATURES, read_table, w
 
 NEGATIVE = ""  # the id of the negative prompt's row, in embeddings for true guidance
 ROWS_PER_GROUP = 8  # a FLUX prompt is 4 MB: a reader that wants one prompt reads 32 MB
+ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +30,11 @@ class EmbeddingsInfo:
     prompt_embeds_shape: tuple[int, ...]  # (tokens, width)
     pooled_shape: tuple[int, ...]  # (width,)
     encoder: str  # digest of the base model whose encoders made it
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one prompt's tensors."""
+        return (math.prod(self.prompt_embeds_shape) + math.prod(self.pooled_shape)) * ITEM_BYTES[self.dtype]
 
 
 class EmbeddingsWriter:
@@ -55,41 +64,88 @@ class EmbeddingsWriter:
 
 
 class EmbeddingsReader:
-    """Reads embeddings by prompt, row group by row group: memory holds one group."""
+    """Reads embeddings by prompt, row group by row group: memory holds one group, and the rows that were asked for.
+
+    ``path`` is one file or a folder of parts. A caller that knows what it needs next says so to :meth:`prefetch`.
+    """
 
     def __init__(self, path: Path) -> None:
-        try:
-            self.file = pq.ParquetFile(path)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(f"{path} cannot be read as a table of embeddings: {error}") from None
-        metadata = {key.decode(): value.decode() for key, value in (self.file.schema_arrow.metadata or {}).items()}
-        if metadata.get("srpo.schema") != "embeddings":
-            raise InputError(f"{path} has schema {metadata.get('srpo.schema')!r}: it must be 'embeddings'")
-        self.info = EmbeddingsInfo(
-            dtype=metadata["srpo.dtype"],
-            prompt_embeds_shape=tuple(json.loads(metadata["srpo.prompt_embeds_shape"])),
-            pooled_shape=tuple(json.loads(metadata["srpo.pooled_shape"])),
-            encoder=metadata["srpo.encoder"],
-        )
-        self.places: dict[str, tuple[int, int]] = {}
-        for group in range(self.file.num_row_groups):
-            for row, prompt_id in enumerate(self.file.read_row_group(group, ["prompt_id"])["prompt_id"].to_pylist()):
-                self.places[prompt_id] = (group, row)
-        self.held: tuple[int, pa.Table] | None = None
-        self.negative = self.read(NEGATIVE) if NEGATIVE in self else None
+        parts = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
+        if not parts:
+            raise InputError(f"{path} holds no part-*.parquet: it must be what encode_prompts wrote")
+        self.places: dict[str, tuple[Path, int, int]] = {}  # part, row group, row
+        infos = []
+        for part in parts:
+            with _open(part) as file:
+                infos.append(_info_of(part, file))
+                ids = iter(file.read(["prompt_id"])["prompt_id"].to_pylist())
+                for group in range(file.num_row_groups):
+                    for row in range(file.metadata.row_group(group).num_rows):
+                        self.places[next(ids)] = (part, group, row)
+        self.info = infos[0]
+        if any(info != self.info for info in infos):
+            raise InputError(f"{path} holds parts of several encoders: run encode_prompts again")
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="embeddings")
+        self.coming: dict[tuple[str, ...], Future[list[tuple[bytes, bytes]]]] = {}
+        self.lock = Lock()
+        self.held: tuple[Path, int, pa.Table] | None = None
+        self.negative = self.read([NEGATIVE])[0] if NEGATIVE in self else None
 
     def __contains__(self, prompt_id: str) -> bool:
         return prompt_id in self.places
 
-    def read(self, prompt_id: str) -> tuple[bytes, bytes]:
-        """``(prompt_embeds, pooled)`` of a prompt, as raw bytes; raises :class:`InputError` when it is not there."""
-        if prompt_id not in self.places:
-            raise InputError(f"the embeddings hold no prompt {prompt_id!r}: run encode_prompts for it")
-        group, row = self.places[prompt_id]
-        if self.held is None or self.held[0] != group:
-            self.held = (group, self.file.read_row_group(group))
-        table = self.held[1]
-        return table["prompt_embeds"][row].as_py(), table["pooled"][row].as_py()
+    def prefetch(self, prompt_ids: Sequence[str]) -> None:
+        """Begin to read what the next :meth:`read` will ask for, in the background. One such request is kept."""
+        wanted = tuple(prompt_ids)
+        if wanted not in self.coming:
+            self.coming = {wanted: self.thread.submit(self._rows, wanted)}
+
+    def read(self, prompt_ids: Sequence[str]) -> list[tuple[bytes, bytes]]:
+        """``(prompt_embeds, pooled)`` of each prompt, as raw bytes.
+
+        Raises:
+            InputError: a prompt that is not there.
+        """
+        coming = self.coming.pop(tuple(prompt_ids), None)
+        return coming.result() if coming else self._rows(prompt_ids)
+
+    def _rows(self, prompt_ids: Sequence[str]) -> list[tuple[bytes, bytes]]:
+        found: dict[str, tuple[bytes, bytes]] = {}
+        for prompt_id in prompt_ids:
+            if prompt_id not in self.places:
+                raise InputError(f"the embeddings hold no prompt {prompt_id!r}: run encode_prompts for it")
+            if prompt_id not in found:
+                part, group, row = self.places[prompt_id]
+                table = self._group(part, group)
+                found[prompt_id] = table["prompt_embeds"][row].as_py(), table["pooled"][row].as_py()
+        return [found[prompt_id] for prompt_id in prompt_ids]
+
+    def _group(self, part: Path, group: int) -> pa.Table:
+        with self.lock:
+            if self.held is None or self.held[:2] != (part, group):
+                self.held = None  # let go of one group before the next is read
+                with _open(part) as file:
+                    self.held = (part, group, file.read_row_group(group))
+            return self.held[2]
+
+
+def _open(part: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(part)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{part} cannot be read as a table of embeddings: {error}") from None
+
+
+def _info_of(part: Path, file: pq.ParquetFile) -> EmbeddingsInfo:
+    metadata = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
+    if metadata.get("srpo.schema") != "embeddings":
+        raise InputError(f"{part} has schema {metadata.get('srpo.schema')!r}: it must be 'embeddings'")
+    return EmbeddingsInfo(
+        dtype=metadata["srpo.dtype"],
+        prompt_embeds_shape=tuple(json.loads(metadata["srpo.prompt_embeds_shape"])),
+        pooled_shape=tuple(json.loads(metadata["srpo.pooled_shape"])),
+        encoder=metadata["srpo.encoder"],
+    )
 
 
 def write_text_features(

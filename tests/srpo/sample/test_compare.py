@@ -1,0 +1,81 @@
+"""Earlier releases beside base and tuned model: found by address, checked, sampled from the same noise."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from sampling import pixels_of, rows_of, sample
+
+from srpo.core.contracts.errors import InputError
+from srpo.core.storage.models import read_models
+from srpo.core.storage.releases import Item, publish
+from srpo.sample.config import Config
+from srpo.sample.run import STAGE
+
+FEW = {"max_prompts": 2, "noises": 1, "steps": 2}
+
+
+def release(tiny_run, weights, destination, name, digest=None):
+    """A release as `export` publishes it, with the transformer of the checkpoint ``weights``."""
+    base = read_models(tiny_run.artifacts["models"], tiny_run.workspace)["base"]
+    transformer = tiny_run.workspace / json.loads((weights / "checkpoint.json").read_text())["weights"]
+    items = [Item.of_file(f"model/transformer/{file.name}", file) for file in sorted(transformer.iterdir())]
+    items.append(Item.of_text("README.md", "a release"))
+    return publish(destination, name, items, {"base_model": {"name": base.name, "digest": digest or base.digest}})
+
+
+def test_a_release_is_sampled_beside_base_and_tuned(tiny_run, unchanged, changed, tmp_path):
+    """It has the weights that the tuned model has here, so its images and scores are the tuned model's."""
+    folder = release(tiny_run, changed, tmp_path, "earlier-1")
+    samples = sample(tiny_run, changed, tmp_path / "0", compare=(str(folder),), **FEW)
+    rows = rows_of(samples)
+    assert {model for _, _, model in rows} == {"base", "tuned", "earlier-1"}
+    for (prompt_id, noise, model), row in rows.items():
+        if model == "earlier-1":
+            tuned = rows[prompt_id, noise, "tuned"]
+            assert np.array_equal(pixels_of(row), pixels_of(tuned))
+            assert row["scores"] == tuned["scores"]
+            assert not np.array_equal(pixels_of(row), pixels_of(rows[prompt_id, noise, "base"]))
+    plan = json.loads((samples / "plan.json").read_text())
+    assert list(plan["models"]) == ["base", "earlier-1", "tuned"]
+    page = (samples.parent / "report.html").read_text()
+    assert page.count('alt="earlier-1"') == 2
+
+
+def test_a_release_that_cannot_be_compared_is_refused_by_name(tiny_run, unchanged, tmp_path):
+    good = release(tiny_run, unchanged, tmp_path / "good", "r")
+    other = release(tiny_run, unchanged, tmp_path / "other", "r", digest="0" * 64)
+    damaged, cut = tmp_path / "damaged", tmp_path / "cut"
+    for copy in (damaged, cut):
+        shutil.copytree(good, copy)
+    weights = damaged / "model/transformer/diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    (cut / "model/transformer/config.json").unlink()
+    for compare, message in (
+        ((str(tmp_path / "none"),), "none is not a whole release"),
+        ((str(other),), "must be of this run's base"),
+        ((str(damaged),), "is not what the release was published with"),
+        ((str(cut),), r"config\.json is missing"),
+        ((str(good), f"file://{good}"), "the release 'r' twice"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sample(tiny_run, unchanged, tmp_path / "out" / message[:9], compare=compare, **FEW)
+    with pytest.raises(InputError, match="compare"):
+        Config(compare=("a", "a"))
+
+
+def test_another_release_at_the_same_address_is_another_result(tiny_run, unchanged, changed, tmp_path):
+    """The content key follows the manifest, not the address."""
+    config = Config(compare=(str(tmp_path / "releases" / "r"),))
+    keys = []
+    for weights in (unchanged, changed):
+        release(tiny_run, weights, tmp_path, "r")
+        keys.append(STAGE.fingerprint(config))
+        shutil.rmtree(tmp_path / "releases")
+    assert keys[0] != keys[1]
+    assert STAGE.fingerprint(Config()) is None
+    with pytest.raises(InputError, match="is no release"):
+        STAGE.fingerprint(config)
