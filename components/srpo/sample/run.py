@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from srpo.core.backbones.backbone import Backbone
 from srpo.core.backbones.conditioning import DTYPES, read_conditioning
 from srpo.core.backbones.load import backbone_of
-from srpo.core.backbones.pipelines import latent_unit
+from srpo.core.backbones.pipelines import check_guidance, latent_unit
 from srpo.core.contracts.errors import InputError, require
 from srpo.core.contracts.prompts import Prompt, read_prompts
 from srpo.core.contracts.tensors import EmbeddingsReader
@@ -30,7 +31,6 @@ from srpo.core.execution.quiet import quiet
 from srpo.core.execution.stage import Context, Stage
 from srpo.core.objective import draws
 from srpo.core.objective.direct_align import euler_rollout
-from srpo.core.objective.schedule import sampler_sigmas
 from srpo.core.storage.files import write_text
 from srpo.core.storage.models import ModelEntry, read_models, required
 from srpo.sample.blocks import block_folder, collect, is_finished, save_block
@@ -40,6 +40,7 @@ from srpo.sample.plan import Block, Item, blocks_of, judged_prompts, of_shard, w
 from srpo.sample.scorers import Scorers
 from srpo.sample.sheet import contact_sheet
 
+RECIPE = ("seed", "steps", "guidance", "true_guidance", "schedule", "shift", "resolution", "compute_dtype")
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -70,6 +71,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     base = required(models, "base")
     checkpoint = json.loads((inputs.checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
     config = with_resolution(config, checkpoint, base)
+    check_guidance(base.folder, config.true_guidance)
     prompts = read_prompts(inputs.prompts)
     judged = judged_prompts(config, prompts)
     reader = open_embeddings(inputs.embeddings, base, judged)
@@ -90,8 +92,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
             continue
         # Nothing else may hold the model before: two of them do not fit one GPU.
         backbone = backbone_of(base.folder).load(base.folder, device, DTYPES[config.compute_dtype], rival.weights)
-        for block in waiting[rival.name]:
-            images = to_images(sample_block(config, backbone, reader, block))
+        for block, following in zip_longest(waiting[rival.name], waiting[rival.name][1:]):
+            images = to_images(sample_block(config, backbone, reader, block, following))
             scores, features = scorers(from_images(images, device), block.prompts)
             rows = rows_of(block, rival.name, scores, features)
             recipes = [recipe(config, block, place, rival, base.digest, device) for place in range(len(block.items))]
@@ -130,19 +132,26 @@ def open_embeddings(folder: Path, base: ModelEntry, judged: Sequence[Prompt]) ->
     return reader
 
 
-def sample_block(config: Config, backbone: Backbone, reader: EmbeddingsReader, block: Block) -> Tensor:
-    """Pixels ``[B, 3, H, W]`` of a block, about [0, 1], from the noise of (seed, prompt, noise index)."""
+def sample_block(
+    config: Config, backbone: Backbone, reader: EmbeddingsReader, block: Block, following: Block | None = None
+) -> Tensor:
+    """Pixels ``[B, 3, H, W]`` of a block, about [0, 1], from the noise of (seed, prompt, noise index).
+
+    The embeddings of the block ``following`` are read meanwhile.
+    """
     size, device = config.resolution or 0, next(backbone.transformer.parameters()).device
     backbone.latent_shape(size, size)
     shape = (1, backbone.latent_channels, size // backbone.vae_scale, size // backbone.vae_scale)
     ids = [prompt.prompt_id for prompt in block.prompts]
     noises = [draws.noise(shape, config.seed, *noise_of(item)) for item in block.items]
     condition = read_conditioning(reader, ids).to(device, backbone.compute_dtype)
+    if following:
+        reader.prefetch([prompt.prompt_id for prompt in following.prompts])
     with torch.no_grad():
         x0 = euler_rollout(
-            lambda x, sigma: backbone.velocity(x, sigma, condition, config.guidance, size, size),
+            lambda x, sigma: backbone.velocity(x, sigma, condition, config.guidance, size, size, config.true_guidance),
             backbone.pack(torch.cat(noises)).to(device),
-            sampler_sigmas(config.steps, config.shift),
+            backbone.sigmas(config.steps, config.static_shift, size, size),
         )
         return backbone.decode(x0, size, size)
 
@@ -202,10 +211,7 @@ def recipe(
         "weights": rival.files,
         # The size of the batch can change the last bits; what else is in it cannot.
         "batch": {"block": block.number, "size": len(block.items), "place": place},
-        **{
-            name: getattr(config, name)
-            for name in ("seed", "steps", "guidance", "shift", "resolution", "compute_dtype")
-        },
+        **{name: getattr(config, name) for name in RECIPE},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "versions": versions(),
     }

@@ -34,12 +34,14 @@ class Config:
     resolution: int = 720
     rollout_steps: int = 25
     rollout_guidance: float = 1.0
+    schedule: Literal["static", "model"] = "static"  # the sampler's: `shift`, or the one that the model comes with
     shift: float = 3.0
     shared_noise: bool = True  # one noise a step for the whole batch (as published), or one a sample
     offline_images: str = ""  # folder of <prompt_id>.png: clean latents from real images in place of rollouts
 
     # Direct-Align: one model step between two sigmas of a grid, recovered by the known noise.
     guidance: float = 3.5
+    true_guidance: float = 1.0  # of FLUX, in rollouts too: above 1, a second call leads away from the empty prompt
     sigma_high: float = 27 / 28  # step 5 of a 50-step schedule with shift 3
     sigma_low: float = 0.75  # step 25 of it
     sigma_bins: int = 1000
@@ -94,7 +96,9 @@ class Config:
         for name in ("checkpoint_every", "guard_every", "guard_prompts", "guard_noises", "guard_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), COUNT)
         require(self.steps >= 1, "steps", self.steps, COUNT)
-        for name in ("learning_rate", "weight_decay", "guidance", "rollout_guidance", "guard_tolerance", "margin"):
+        for name in ("learning_rate", "weight_decay", "guard_tolerance", "margin"):
+            require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "a number of at least 0")
+        for name in ("guidance", "true_guidance", "rollout_guidance"):
             require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "a number of at least 0")
         require(0 <= self.image_pairs < 1, "image_pairs", self.image_pairs, "a standard deviation in [0, 1)")
         for name in ("clip_norm", "shift"):
@@ -130,3 +134,8 @@ class Config:
             self.batch_size,
             f"a multiple of the {self.processes} processes",
         )
+
+    @property
+    def static_shift(self) -> float | None:
+        """The shift of the sampler's schedule; None for the model's own schedule."""
+        return self.shift if self.schedule == "static" else None

@@ -9,7 +9,7 @@ from torch import Tensor
 from srpo.core.objective import draws
 from srpo.core.objective.baselines import draft, draft_lv, refl
 from srpo.core.objective.direct_align import Velocity, branch_sigmas, direct_align
-from srpo.core.objective.schedule import discount, draw_interval, late_weight, sampler_sigmas, training_sigmas
+from srpo.core.objective.schedule import discount, draw_interval, late_weight, training_sigmas
 from srpo.train.config import Config
 
 
@@ -36,19 +36,25 @@ def passes(config: Config) -> int:
 
 
 def estimates(
-    config: Config, velocity: Velocity, x0: Tensor | None, noise: Tensor, step: int, samples: list[int]
+    config: Config,
+    velocity: Velocity,
+    sigmas: Tensor,
+    x0: Tensor | None,
+    noise: Tensor,
+    step: int,
+    samples: list[int],
 ) -> Iterator[Estimate]:
     """The gradient passes of the samples ``samples`` in step number ``step``, each computed when it is asked for.
 
     Args:
         config: the run's settings.
         velocity: the model for the plain prompts, at the gradient step's guidance.
+        sigmas: the sampler's schedule, which the baselines roll out along.
         x0: clean latents ``[B, N, C]``, for the methods that need them.
         noise: the noise that they were rolled out from, ``[B, N, C]``.
         step: from 0.
         samples: numbers within the global batch: with seed and step they decide everything random.
     """
-    sigmas = sampler_sigmas(config.rollout_steps, config.shift)
     none, one = torch.zeros(len(samples)), torch.ones(len(samples))
     if config.method == "refl":
         first = int((1 - config.refl_window) * config.rollout_steps)

@@ -17,7 +17,6 @@ from srpo.core.backbones.backbone import Backbone
 from srpo.core.contracts.order import prompt_order
 from srpo.core.objective import draws
 from srpo.core.objective.direct_align import euler_rollout
-from srpo.core.objective.schedule import sampler_sigmas
 from srpo.core.rewards.dual_encoder import ImageTower
 from srpo.core.rewards.image_statistics import diversity, image_statistics
 from srpo.core.rewards.scores import prompt_scores
@@ -46,7 +45,7 @@ def read_guard(config: Config, backbone: Backbone, judge: ImageTower, texts: Tex
     order = prompt_order(len(texts.prompts), len(texts.prompts), config.seed)
     prompts = [texts.prompts[place] for place in order[: config.guard_prompts]]
     shape = (1, backbone.latent_channels, size // backbone.vae_scale, size // backbone.vae_scale)
-    sigmas = sampler_sigmas(config.guard_steps, config.shift)
+    sigmas = backbone.sigmas(config.guard_steps, config.static_shift, size, size)
     own: dict[int, dict[str, float]] = {}
     for number in range(dist.get_rank(), len(prompts), dist.get_world_size()):
         ids = [prompts[number].prompt_id] * config.guard_noises
@@ -54,7 +53,7 @@ def read_guard(config: Config, backbone: Backbone, judge: ImageTower, texts: Tex
         noises = [draws.noise(shape, config.seed, "guard", number, index) for index in range(config.guard_noises)]
 
         def velocity(x: torch.Tensor, sigma: torch.Tensor, given: Any = condition) -> torch.Tensor:
-            return backbone.velocity(x, sigma, given, config.guidance, size, size)
+            return backbone.velocity(x, sigma, given, config.guidance, size, size, config.true_guidance)
 
         with torch.no_grad():
             x0 = euler_rollout(velocity, backbone.pack(torch.cat(noises)).to(device), sigmas)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from srpo.core.backbones.pipelines import latent_unit
+from srpo.core.backbones.pipelines import check_guidance, latent_unit
 from srpo.core.contracts.config import from_mapping
 from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.order import prompt_order
@@ -108,6 +108,7 @@ def preflight(config: Config, inputs: Inputs, models: dict[str, ModelEntry | Non
     unit = latent_unit(base.folder)
     if config.resolution % unit:
         raise InputError(f"train.resolution is {config.resolution}: it must be a multiple of {unit} for this model")
+    check_guidance(base.folder, config.true_guidance)
     reader = EmbeddingsReader(inputs.embeddings / "embeddings.parquet")
     if reader.info.encoder != base.digest:
         raise InputError(f"{inputs.embeddings} was not made by the encoders of {base.name!r}: run encode_prompts again")

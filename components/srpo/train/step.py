@@ -13,7 +13,6 @@ from srpo.core.contracts.order import prompt_order
 from srpo.core.objective import draws
 from srpo.core.objective.direct_align import euler_rollout
 from srpo.core.objective.relative_reward import branch_reward, image_pair_reward, reward_loss
-from srpo.core.objective.schedule import sampler_sigmas
 from srpo.core.rewards.dual_encoder import ImageTower
 from srpo.train.batches import Texts, offline_latents
 from srpo.train.config import Config
@@ -51,6 +50,7 @@ def gradient_step(
     prompts = batch_prompts(config, texts, step)
     number = passes(config)
     sums = dict.fromkeys(("loss", "reward_denoise", "reward_inversion"), 0.0)
+    sigmas = backbone.sigmas(config.rollout_steps, config.static_shift, size, size)
     seconds = Stopwatch(device)
 
     for first in range(0, len(rows), config.micro_batch_size):
@@ -61,13 +61,13 @@ def gradient_step(
         noise = step_noise(config, backbone, step, samples).to(device)
 
         def velocity(x: Tensor, sigma: Tensor, given: Conditioning = condition) -> Tensor:
-            return backbone.velocity(x, sigma, given, config.guidance, size, size)
+            return backbone.velocity(x, sigma, given, config.guidance, size, size, config.true_guidance)
 
         x0 = None
         if needs_rollout(config):
             with seconds("rollout"):
                 x0 = clean_latents(config, backbone, condition, noise, prompt_ids)
-        stream = estimates(config, velocity, x0, noise, step, samples)
+        stream = estimates(config, velocity, sigmas, x0, noise, step, samples)
         while True:
             with seconds("forward"):
                 estimate = next(stream, None)
@@ -158,10 +158,11 @@ def clean_latents(
     size = config.resolution
     if config.offline_images:
         return offline_latents(Path(config.offline_images), prompt_ids, backbone, size)
-    sigmas = sampler_sigmas(config.rollout_steps, config.shift)
-    return euler_rollout(
-        lambda x, sigma: backbone.velocity(x, sigma, condition, config.rollout_guidance, size, size), noise, sigmas
-    )
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        return backbone.velocity(x, sigma, condition, config.rollout_guidance, size, size, config.true_guidance)
+
+    return euler_rollout(velocity, noise, backbone.sigmas(config.rollout_steps, config.static_shift, size, size))
 
 
 class Stopwatch:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from srpo.core.backbones.conditioning import DTYPES
 from srpo.core.backbones.load import backbone_of
+from srpo.core.backbones.schedule import load_scheduler
 from srpo.core.contracts.config import from_mapping
 from srpo.core.execution.device import find_device
 from srpo.core.execution.progress import Progress
@@ -85,7 +86,8 @@ def train(job: Job, config: Config) -> None:
         kind = backbone_of(Path(job.base))
         transformer = sharded_transformer(config, kind, Path(job.base) / "transformer", device)
         dtype, precise = DTYPES[config.compute_dtype], DTYPES[config.reward_dtype]
-        backbone = kind(transformer, kind.load_vae(Path(job.base), device, dtype), dtype)
+        vae, scheduler = kind.load_vae(Path(job.base), device, dtype), load_scheduler(Path(job.base))
+        backbone = kind(transformer, vae, dtype, scheduler)
         rewards = [
             Reward(role, ImageTower.load(Path(folder), device, precise), weight) for role, folder, weight in job.rewards
         ]

@@ -1,5 +1,7 @@
 """Our rollout, packing, encoding and decoding against diffusers' own FluxPipeline, on small models of its classes."""
 
+import math
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
@@ -9,10 +11,9 @@ from srpo.core.backbones.flux import Flux
 from srpo.core.backbones.pipelines import check_folder
 from srpo.core.contracts.errors import InputError
 from srpo.core.objective.direct_align import euler_rollout
-from srpo.core.objective.schedule import sampler_sigmas
 
 
-def small_models():
+def small_models(guidance_embeds=True):
     torch.manual_seed(0)
     transformer = FluxTransformer2DModel(
         in_channels=64,
@@ -22,7 +23,7 @@ def small_models():
         num_attention_heads=2,
         joint_attention_dim=24,
         pooled_projection_dim=20,
-        guidance_embeds=True,
+        guidance_embeds=guidance_embeds,
         axes_dims_rope=(4, 6, 6),
     ).eval()
     vae = AutoencoderKL(
@@ -40,18 +41,34 @@ def small_models():
     return transformer, vae
 
 
+# As released: dev and Krea shift by the size of the image, schnell not at all.
+SCHEDULERS = {
+    "dev": {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "shift": 3.0},
+    "schnell": {"use_dynamic_shifting": False, "shift": 1.0},
+}
+
+
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (48, 24)])
-def test_rollout_and_decode_equal_the_pipeline(height, width):
-    transformer, vae = small_models()
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    pipeline = FluxPipeline(scheduler, vae, None, None, None, None, transformer)
+@pytest.mark.parametrize("true_guidance", [1.0, 2.5])
+@pytest.mark.parametrize("shift", [3.0, None])
+@pytest.mark.parametrize("variant", ["dev", "schnell"])
+def test_rollout_and_decode_equal_the_pipeline(variant, shift, true_guidance, height, width):
+    """With a static shift and with the model's own schedule; guidance embedded, true, or none."""
+    transformer, vae = small_models(guidance_embeds=variant == "dev")
+    own = FlowMatchEulerDiscreteScheduler(**SCHEDULERS[variant])
+    static = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    pipeline = FluxPipeline(own if shift is None else static, vae, None, None, None, None, transformer)
     pipeline.set_progress_bar_config(disable=True)
-    flux = Flux(transformer, vae)
-    condition = Conditioning(torch.randn(2, 7, 24), torch.randn(2, 20))
+    flux = Flux(transformer, vae, scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULERS[variant]))
+    negative = Conditioning(torch.randn(1, 7, 24), torch.randn(1, 20))
+    condition = Conditioning(torch.randn(2, 7, 24), torch.randn(2, 20), negative)
     noise = flux.pack(torch.randn(2, 16, height // flux.vae_scale, width // flux.vae_scale))
     expected = pipeline(
         prompt_embeds=condition.prompt_embeds,
         pooled_prompt_embeds=condition.pooled,
+        negative_prompt_embeds=negative.prompt_embeds.expand(2, -1, -1),
+        negative_pooled_prompt_embeds=negative.pooled.expand(2, -1),
+        true_cfg_scale=true_guidance,
         latents=noise,
         height=height,
         width=width,
@@ -61,11 +78,32 @@ def test_rollout_and_decode_equal_the_pipeline(height, width):
     ).images
     with torch.no_grad():
         x0 = euler_rollout(
-            lambda x, sigma: flux.velocity(x, sigma, condition, 3.5, height, width), noise, sampler_sigmas(5, 3.0)
+            lambda x, sigma: flux.velocity(x, sigma, condition, 3.5, height, width, true_guidance),
+            noise,
+            flux.sigmas(5, shift, height, width),
         )
         found = flux.decode(x0, height, width)
     assert noise.shape[1:] == flux.latent_shape(height, width)
     torch.testing.assert_close(found.clamp(0, 1), expected, rtol=0, atol=2e-5)
+
+
+def test_schedules_differ_where_they_should():
+    """Dynamic shifting grows with the image and ends at the released values; schnell's steps are even."""
+    dev, schnell = (
+        Flux(*small_models(), scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULERS[name])) for name in SCHEDULERS
+    )
+    torch.testing.assert_close(schnell.sigmas(4, None, 64, 64), torch.tensor([1, 0.75, 0.5, 0.25, 0]).double())
+    unit = 2 * dev.vae_scale
+    for tokens, mu in (((16, 16), 0.5), ((64, 64), 1.15)):  # 256 x 256 and 1024 x 1024 pixels of a FLUX.1 image
+        found = dev.sigmas(5, None, tokens[0] * unit, tokens[1] * unit)
+        torch.testing.assert_close(found, dev.sigmas(5, math.exp(mu), 8, 8), rtol=0, atol=1e-6)
+
+
+def test_true_guidance_needs_the_negative_prompt():
+    flux, x = Flux(*small_models()), torch.randn(1, 16, 64)
+    condition = Conditioning(torch.randn(1, 7, 24), torch.randn(1, 20))
+    with pytest.raises(InputError, match=r"guidance is 2\.5.*negative prompt"):
+        flux.velocity(x, torch.tensor([0.9]), condition, 3.5, 16, 16, 2.5)
 
 
 def test_the_velocity_sees_the_exact_sigma():

@@ -3,7 +3,6 @@ classes; and stages and a training step that start from a folder of it.
 """
 
 import json
-import math
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from tiny_runs import TRAIN, TinyRun
 
 from srpo.core.backbones.conditioning import Conditioning, read_conditioning
 from srpo.core.backbones.load import backbone_of, load_text_encoder
-from srpo.core.backbones.pipelines import check_folder, latent_unit
+from srpo.core.backbones.pipelines import check_folder, check_guidance, latent_unit
 from srpo.core.backbones.qwen_image import QwenImage
 from srpo.core.backbones.qwen_text import QWEN_TOKENS as LENGTH
 from srpo.core.backbones.qwen_text import QwenTextEncoder
@@ -91,10 +90,44 @@ def test_rollout_and_decode_equal_the_pipeline(height, width, lengths, guidance)
     torch.testing.assert_close(found.clamp(0, 1), expected, rtol=0, atol=2e-5)
 
 
-def test_the_schedule_by_size_is_a_static_shift():
-    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / 5, 5).tolist(), mu=0.69)
-    torch.testing.assert_close(scheduler.sigmas, sampler_sigmas(5, math.exp(0.69)).float())
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (48, 24)])
+def test_the_models_own_schedule_equals_the_pipeline(height, width):
+    """By the image's size, and stretched to its end."""
+    pipeline = small_pipeline()
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    backbone, condition = QwenImage(pipeline.transformer, pipeline.vae, scheduler=scheduler), padded((7,))
+    noise = backbone.pack(torch.randn(1, 16, height // backbone.vae_scale, width // backbone.vae_scale))
+    expected = pipeline(
+        prompt_embeds=condition.prompt_embeds,
+        prompt_embeds_mask=condition.pooled.long(),
+        true_cfg_scale=1.0,
+        latents=noise,
+        height=height,
+        width=width,
+        num_inference_steps=5,
+        output_type="pt",
+    ).images
+    with torch.no_grad():
+        x0 = euler_rollout(
+            lambda x, sigma: backbone.velocity(x, sigma, condition, 1.0, height, width),
+            noise,
+            backbone.sigmas(5, None, height, width),
+        )
+        found = backbone.decode(x0, height, width)
+    torch.testing.assert_close(found.clamp(0, 1), expected, rtol=0, atol=2e-5)
+    assert float(backbone.sigmas(5, None, height, width)[-2]) == pytest.approx(0.02)
+
+
+def test_guidance_is_true_already(folder):
+    with pytest.raises(InputError, match=r"true_guidance is 2\.0.*Qwen-Image"):
+        check_guidance(folder, 2.0)
+    check_guidance(folder, 1.0)
+    backbone = QwenImage(*small_models())
+    with pytest.raises(InputError, match=r"true_guidance is 2\.0"):
+        backbone.velocity(torch.randn(1, 16, 64), torch.tensor([0.9]), padded((4,)), 1.0, 32, 32, 2.0)
 
 
 def test_true_guidance_needs_the_negative_prompt():

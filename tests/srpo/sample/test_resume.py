@@ -21,9 +21,11 @@ def sampled(monkeypatch):
     """The numbers of the blocks that are really sampled."""
     made = []
 
-    def counted(config, backbone, reader, block, real=stage.sample_block):
+    real = stage.sample_block
+
+    def counted(config, backbone, reader, block, *following):
         made.append(block.number)
-        return real(config, backbone, reader, block)
+        return real(config, backbone, reader, block, *following)
 
     monkeypatch.setattr(stage, "sample_block", counted)
     return made

@@ -111,6 +111,8 @@ def test_an_image_says_how_to_make_it_again(tiny_run, changed, whole):
             "seed": 0,
             "steps": 4,
             "guidance": 3.5,
+            "true_guidance": 1.0,
+            "schedule": "static",
             "shift": 3.0,
             "resolution": 32,
             "compute_dtype": "float32",

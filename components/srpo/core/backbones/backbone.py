@@ -15,7 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from srpo.core.backbones.conditioning import Conditioning
 from srpo.core.backbones.pipelines import check_folder, vae_scale
+from srpo.core.backbones.schedule import load_scheduler, own_sigmas
 from srpo.core.contracts.errors import require
+from srpo.core.objective.schedule import sampler_sigmas
 
 
 class Backbone(ABC):
@@ -27,10 +29,13 @@ class Backbone(ABC):
     transformer_class: ClassVar[Any]
     vae_class: ClassVar[Any]
 
-    def __init__(self, transformer: Any, vae: Any, compute_dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, transformer: Any, vae: Any, compute_dtype: torch.dtype = torch.float32, scheduler: Any = None
+    ) -> None:
         self.transformer = transformer
         self.vae = vae.requires_grad_(False).eval()
         self.compute_dtype = compute_dtype
+        self.scheduler = scheduler
         self.vae_scale = vae_scale(vae.config)
         self.latent_channels: int = transformer.config.in_channels // 4
 
@@ -44,7 +49,8 @@ class Backbone(ABC):
         check_folder(folder)
         source = weights if weights is not None else folder / "transformer"
         transformer = cls.transformer_class.from_pretrained(source, torch_dtype=compute_dtype)
-        return cls(transformer.to(device).eval(), cls.load_vae(folder, device, compute_dtype), compute_dtype)
+        vae = cls.load_vae(folder, device, compute_dtype)
+        return cls(transformer.to(device).eval(), vae, compute_dtype, load_scheduler(folder))
 
     @classmethod
     def load_vae(cls, folder: Path, device: torch.device, compute_dtype: torch.dtype) -> Any:
@@ -81,9 +87,28 @@ class Backbone(ABC):
         patches = tokens.reshape(batch, rows, columns, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
         return patches.reshape(batch, channels // 4, rows * 2, columns * 2)
 
+    def sigmas(self, steps: int, shift: float | None, height: int, width: int) -> Tensor:
+        """Sigmas of the Euler sampler, float64 ``[steps + 1]``, from 1 down to 0.
+
+        Args:
+            steps: number of model calls.
+            shift: a static shift; None for the schedule that the model comes with, which may depend on the size.
+            height, width: of the image.
+        """
+        if shift is not None:
+            return sampler_sigmas(steps, shift)
+        return own_sigmas(self.scheduler, steps, self.latent_shape(height, width)[0])
+
     @abstractmethod
     def velocity(
-        self, x: Tensor, sigma: Tensor, condition: Conditioning, guidance: float, height: int, width: int
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        condition: Conditioning,
+        guidance: float,
+        height: int,
+        width: int,
+        true_guidance: float = 1.0,
     ) -> Tensor:
         """``v(x, sigma, prompt)`` in float32.
 
@@ -92,6 +117,8 @@ class Backbone(ABC):
             sigma: ``[B]`` in [0, 1], passed on exactly (no rounding to whole timesteps).
             condition: for the same B prompts.
             guidance: embedded or true guidance, as the model has it.
+            true_guidance: of a model whose guidance is embedded: above 1, a second call leads away from the negative
+                prompt.
         """
 
     @torch.no_grad()

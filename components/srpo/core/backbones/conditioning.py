@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.tensors import EmbeddingsReader
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -28,6 +29,13 @@ class Conditioning:
         """The same on another device and dtype."""
         negative = self.negative and self.negative.to(device, dtype)
         return Conditioning(self.prompt_embeds.to(device, dtype), self.pooled.to(device, dtype), negative)
+
+    def away(self, guidance: float, batch: int) -> "Conditioning":
+        """The negative prompt for ``batch`` samples; raises :class:`InputError`, naming ``guidance``, without one."""
+        if self.negative is None:
+            raise InputError(f"guidance is {guidance}: without embeddings of a negative prompt it must be at most 1")
+        states, pooled = self.negative.prompt_embeds, self.negative.pooled
+        return Conditioning(states.expand(batch, -1, -1), pooled.expand(batch, -1))
 
     def __getitem__(self, rows: slice) -> "Conditioning":
         return Conditioning(self.prompt_embeds[rows], self.pooled[rows], self.negative)

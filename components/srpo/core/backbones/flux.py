@@ -10,15 +10,39 @@ from srpo.core.backbones.conditioning import Conditioning
 
 
 class Flux(Backbone):
-    """A FLUX transformer and VAE. Guidance is an input of the transformer, ignored by models without it."""
+    """A FLUX transformer and VAE.
+
+    Guidance is an input of the transformer, ignored by models without it (schnell). True guidance is a second model
+    call for the negative prompt, as in the pipeline.
+    """
 
     transformer_class = FluxTransformer2DModel
     vae_class = AutoencoderKL
 
     def velocity(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        condition: Conditioning,
+        guidance: float,
+        height: int,
+        width: int,
+        true_guidance: float = 1.0,
+    ) -> Tensor:
+        """``v(x, sigma, prompt)`` in float32 (see :meth:`Backbone.velocity`).
+
+        Raises:
+            InputError: true guidance above 1 without embeddings of the negative prompt.
+        """
+        wanted = self._conditional(x, sigma, condition, guidance, height, width)
+        if true_guidance <= 1:
+            return wanted
+        other = self._conditional(x, sigma, condition.away(true_guidance, len(x)), guidance, height, width)
+        return other + true_guidance * (wanted - other)
+
+    def _conditional(
         self, x: Tensor, sigma: Tensor, condition: Conditioning, guidance: float, height: int, width: int
     ) -> Tensor:
-        """``v(x, sigma, prompt)`` in float32, from one model call (see :meth:`Backbone.velocity`)."""
         device, dtype = x.device, self.compute_dtype
         rows, columns = height // (2 * self.vae_scale), width // (2 * self.vae_scale)
         embedded = None

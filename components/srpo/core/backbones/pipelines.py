@@ -41,6 +41,12 @@ def check_folder(folder: Path) -> str:
     return str(name)
 
 
+def check_guidance(folder: Path, true_guidance: float) -> None:
+    """Refuse true guidance beside a guidance that is true itself."""
+    if check_folder(folder) == "QwenImagePipeline":
+        require(true_guidance <= 1, "true_guidance", true_guidance, "1 for Qwen-Image: its `guidance` is true")
+
+
 def vae_scale(config: Mapping[str, Any]) -> int:
     """By how much a VAE of this configuration shrinks height and width."""
     if "temperal_downsample" in config:  # diffusers' spelling; an entry for each halving of the size

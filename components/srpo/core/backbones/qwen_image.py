@@ -1,8 +1,7 @@
 """Qwen-Image behind the adapter: prompts of any length under a mask, a video VAE on one frame, true guidance.
 
-The schedule is a static shift, as for every backbone. Qwen-Image's own scheduler shifts by the image's size: that is
-the static shift ``exp(mu)`` (2.0 at 1024 x 1024 with the released settings), but for its ``shift_terminal``, which
-stretches the schedule to end at 0.02 and is not supported.
+Its own schedule shifts by the image's size, ``exp(mu)`` (2.0 at 1024 x 1024 with the released settings), and is
+stretched to start the last step at 0.02.
 """
 
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from srpo.core.backbones.backbone import Backbone
 from srpo.core.backbones.conditioning import Conditioning
-from srpo.core.contracts.errors import InputError
+from srpo.core.contracts.errors import require
 
 
 class QwenImage(Backbone):
@@ -37,28 +36,34 @@ class QwenImage(Backbone):
         return model
 
     def velocity(
-        self, x: Tensor, sigma: Tensor, condition: Conditioning, guidance: float, height: int, width: int
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        condition: Conditioning,
+        guidance: float,
+        height: int,
+        width: int,
+        true_guidance: float = 1.0,
     ) -> Tensor:
         """``v(x, sigma, prompt)`` in float32 (see :meth:`Backbone.velocity`).
 
         Raises:
-            InputError: guidance above 1 without embeddings of the negative prompt.
+            InputError: guidance above 1 without embeddings of the negative prompt, or ``true_guidance`` beside it.
         """
+        require(true_guidance <= 1, "true_guidance", true_guidance, "1 for Qwen-Image: its `guidance` is true")
         wanted = self._conditional(x, sigma, condition, height, width)
         if guidance <= 1:
             return wanted
-        if condition.negative is None:
-            raise InputError(f"guidance is {guidance}: without embeddings of a negative prompt it must be at most 1")
-        other = self._conditional(x, sigma, condition.negative, height, width)
+        other = self._conditional(x, sigma, condition.away(guidance, len(x)), height, width)
         guided = other + guidance * (wanted - other)
         return guided * (wanted.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
 
     def _conditional(self, x: Tensor, sigma: Tensor, condition: Conditioning, height: int, width: int) -> Tensor:
         rows, columns = height // (2 * self.vae_scale), width // (2 * self.vae_scale)
         # Stored states are padded to one length: the model gets what it gets in the pipeline, without common padding.
-        mask = condition.pooled.expand(len(x), -1) > 0.5
+        mask = condition.pooled > 0.5
         mask = mask[:, : int(mask.sum(1).max())]
-        states = condition.prompt_embeds[:, : mask.shape[1]].expand(len(x), -1, -1)
+        states = condition.prompt_embeds[:, : mask.shape[1]]
         return self.transformer(
             hidden_states=x.to(self.compute_dtype),
             timestep=sigma.to(device=x.device, dtype=torch.float32),
