@@ -24,7 +24,7 @@ from srpo.core.storage.locations import destination_of
 from srpo.core.storage.upload import LeftOver, abort, left_overs, upload
 
 INCOMING = ".incoming"
-LOCK = ".lock"
+LOCK = ".publishing.lock"  # not `.lock`: that is the run's own, and a run publishes into its own folder
 ABANDONED = 24 * 3600.0  # seconds after which an unfinished upload is taken for that of a dead run
 
 
