@@ -1,6 +1,7 @@
 """From an entry of the catalogue to a verified folder in the cache: looked up, received, converted, kept, once."""
 
 import dataclasses
+import functools
 import os
 import shutil
 import sys
@@ -139,17 +140,20 @@ def _known(entry: Entry, key: str, place: Place) -> Found | None:
     return Found(entry, key, parts, known["folder"], known["contents"], known["received"])
 
 
-def _write(found: Found, place: Place) -> dict[str, Any]:
-    parts = [described(part, *rest) for part, rest in zip(found.entry.parts, found.parts, strict=True)]
-    known: dict[str, Any] = {
+def _record(found: Found) -> dict[str, Any]:
+    """What is written down of a model."""
+    return {
         "name": found.entry.name,
-        "parts": parts,
+        "parts": [described(part, *rest) for part, rest in zip(found.entry.parts, found.parts, strict=True)],
         "convert": found.entry.convert,
         "folder": found.folder,
+        "contents": found.contents,
+        "received": found.received,
     }
-    known |= {"contents": found.contents, "received": found.received}
-    cached.write_known(place.cache, found.key, known)
-    return known
+
+
+def _write(found: Found, place: Place) -> None:
+    cached.write_known(place.cache, found.key, _record(found))
 
 
 def problems(found: Found | None, place: Place) -> list[str]:
@@ -181,45 +185,60 @@ def fetch(found: Found, place: Place, progress: Callable[[int], None] = lambda c
 
 
 def _fill(found: Found, wrong: list[str], place: Place, held: Lease, progress: Callable[[int], None]) -> Found:
+    """Get what is missing, from the mirror or else from the sources, and let the model appear; under its lease."""
+    tell = _checked(held, progress)
     staging = place.cache / "partial" / found.key
-    files = [(number, file) for number, (_, files) in enumerate(found.parts) for file in files]
     if found.contents and not found.entry.convert and wrong != ["missing"]:
         _say(f"{found.entry.name}: damaged in the cache, fetched again: {', '.join(wrong)}")
         whole = {entry["path"] for entry in found.contents} - set(wrong)
         cached.reuse(place.cache / found.folder, whole, staging)
     second = "" if found.entry.local else place.mirror
-    if found.folder and mirror.receive(second, found.folder, found.contents, staging, _checked(held, progress)):
-        return _keep(found, staging, found.contents, place, held)
+    if found.folder and mirror.receive(second, found.folder, found.contents, staging, tell):
+        return _keep(found, staging, place, held)
     if place.offline and not found.entry.local:
         raise InputError(missing_message([(found.entry, found, wrong)], place))
+    found = _receive(found, staging, place, tell)
+    try:
+        if found.entry.convert:
+            staging, contents = _convert(found, staging)
+            found = dataclasses.replace(found, contents=contents)
+        cached.check_weights(staging)
+    except InputError:  # what came is whole, and is no model: nothing to go on from
+        shutil.rmtree(place.cache / "partial" / found.key, ignore_errors=True)
+        raise
+    found = _keep(found, staging, place, held)
+    try:
+        mirror.send(second, found.key, place.cache / found.folder, _record(found))
+    except (InputError, OSError) as error:  # the model itself is in the cache
+        _say(f"{found.entry.name}: not put into the mirror: {error}")
+    return found
+
+
+def _receive(found: Found, staging: Path, place: Place, progress: Callable[[int], None]) -> Found:
+    """Every file of the sources in ``staging``, verified; ``contents`` says what they are."""
     there = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
     cached.check_space(place.cache, found.size * (2 if found.entry.convert else 1) - there, found.entry.name)
-    received, done = {}, 0
-    for number, file in files:
-        part, revision = found.entry.parts[number], found.parts[number][0]
-        known = file if file.sha256 else dataclasses.replace(file, sha256=found.received.get(file.path, ""))
-
-        def get(wanted: File, path: Path, tell: Callable[[int], None], part: Any = part, at: str = revision) -> None:
-            get_file(part, at, wanted, path, tell)
-
-        tell = _checked(held, lambda count, before=done: progress(before + count))  # type: ignore[misc]
-        received[file.path] = cached.receive(known, get, staging / file.path, tell)
-        done += file.size
-    found = dataclasses.replace(found, received=received)
-    contents = [{"path": file.path, "size": file.size, "sha256": received[file.path]} for _, file in files]
-    if found.entry.convert:
-        staging, contents = _convert(found, staging)
-    return _keep(found, staging, sorted(contents, key=lambda entry: entry["path"]), place, held)
+    received, contents, done = {}, [], 0
+    for part, (revision, files) in zip(found.entry.parts, found.parts, strict=True):
+        for file in files:
+            # Where nothing announces a hash, that of the first fetch holds.
+            wanted = file if file.sha256 else dataclasses.replace(file, sha256=found.received.get(file.path, ""))
+            get = functools.partial(get_file, part, revision)
+            sha256 = cached.receive(wanted, get, staging / file.path, _after(done, progress))
+            received[file.path] = sha256
+            contents.append({"path": file.path, "size": file.size, "sha256": sha256})
+            done += file.size
+    contents.sort(key=lambda entry: str(entry["path"]))
+    return dataclasses.replace(found, received=received, contents=contents)
 
 
-def _keep(found: Found, staging: Path, contents: list[dict[str, Any]], place: Place, held: Lease) -> Found:
-    cached.check_weights(staging)
+def _keep(found: Found, staging: Path, place: Place, held: Lease) -> Found:
+    """Write down what the model is, then let it appear: killed in between, `partial` still holds all of it."""
     held.check()
-    found = dataclasses.replace(found, folder=cached.publish(staging, contents, place.cache), contents=contents)
-    known = _write(found, place)
+    found = dataclasses.replace(found, folder=digest_of(found.contents))
+    _write(found, place)
+    cached.publish(staging, found.contents, place.cache)
     shutil.rmtree(place.cache / "partial" / found.key, ignore_errors=True)
-    if not found.entry.local:
-        mirror.send(place.mirror, found.key, place.cache / found.folder, known)
     return found
 
 
@@ -274,6 +293,10 @@ def _checked(held: Lease, progress: Callable[[int], None]) -> Callable[[int], No
         progress(count)
 
     return tell
+
+
+def _after(done: int, progress: Callable[[int], None]) -> Callable[[int], None]:
+    return lambda count: progress(done + count)
 
 
 def _waiting(entry: Entry) -> Callable[[str], None]:

@@ -13,6 +13,7 @@ from srpo.core.contracts.errors import InputError
 from srpo.core.storage import s3
 from srpo.core.storage.files import sha256_of
 from srpo.core.storage.model_cache import SCHEMA, read_known
+from srpo.core.storage.upload import upload
 
 
 def known_in(prefix: str, key: str) -> dict[str, Any] | None:
@@ -44,29 +45,18 @@ def receive(
 
 
 def send(prefix: str, key: str, folder: Path, known: dict[str, Any]) -> None:
-    """Let the prefix hold the model in ``folder``, the record last; what is there already is not sent again."""
+    """Let the prefix hold the model in ``folder``, the record last; what is there already is not sent again.
+
+    Raises:
+        InputError: the prefix may not be written.
+        StorageError: the store kept failing; another call goes on.
+    """
     if not prefix:
-        return
-    if known_in(prefix, key) is not None:
         return
     for entry in known["contents"]:
         uri = _join(prefix, folder.name, entry["path"])
-        found = s3.head(uri)
-        if found is None or found.size != entry["size"]:
-            upload(folder / entry["path"], uri)
+        upload(uri, folder / entry["path"], entry["size"], entry["sha256"])
     s3.write_bytes(_join(prefix, "known", f"{key}.json"), json.dumps({"schema": SCHEMA, **known}, indent=2).encode())
-
-
-def upload(path: Path, uri: str) -> None:
-    """Send one file, in parts if it is large; it appears whole or not at all."""
-    from boto3.exceptions import Boto3Error
-
-    bucket, key = s3.split_uri(uri)
-    try:
-        with s3.errors_of(uri):
-            s3.client().upload_file(str(path), bucket, key, ExtraArgs=s3.encryption() or None)
-    except Boto3Error as error:
-        raise s3.StorageError(f"{uri}: {error}") from None
 
 
 def _join(prefix: str, *names: str) -> str:

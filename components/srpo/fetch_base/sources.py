@@ -1,7 +1,6 @@
 """What a source of the catalogue holds, and one file of it: folders, S3 prefixes, the hub."""
 
 import fnmatch
-import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +8,7 @@ from typing import Any
 
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage import s3
-from srpo.core.storage.files import sha256_of
-from srpo.core.storage.model_cache import File
+from srpo.core.storage.model_cache import File, sha256_once
 from srpo.fetch_base import hub
 from srpo.fetch_base.catalogue import Part
 
@@ -75,15 +73,8 @@ def _of_folder(folder: Path, patterns: tuple[str, ...]) -> list[File]:
         name = path.relative_to(folder).as_posix()
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.is_file() and (name in patterns or (not hidden and File(name, 0).safe)):
-            stat = path.stat()
-            found.append(File(name, stat.st_size, _sha256(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)))
+            found.append(File(name, path.stat().st_size, sha256_once(path)))
     return found
-
-
-@functools.lru_cache(maxsize=4096)
-def _sha256(path: Path, *identity: int) -> str:
-    """A stage looks its sources up twice, for its key and for its work: weights are read once."""
-    return sha256_of(path)
 
 
 def _pinned(file: File, part: Part) -> File:

@@ -88,4 +88,6 @@ def test_a_damaged_mirror_is_not_believed(bucket, hub, tmp_path):
     put(bucket, f"mirror/{folder.name}", {WEIGHTS: bytes(other)})
     again = get(FROM_HUB, Place(tmp_path / "two", MIRROR))
     assert again.name == folder.name
+    hub.close()  # from now on the mirror serves, which was mended
+    assert get(FROM_HUB, Place(tmp_path / "three", MIRROR)).name == folder.name
     assert (again / WEIGHTS).read_bytes() == reward_files()[WEIGHTS]

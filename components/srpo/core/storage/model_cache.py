@@ -12,6 +12,7 @@ A model is safetensors, JSON and text: formats that can carry code are not kept.
 
 import dataclasses
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -24,22 +25,9 @@ from srpo.core.contracts.errors import InputError
 from srpo.core.storage.files import BLOCK, digest_of, list_files, readable_size, sha256_of, write_json
 
 SCHEMA = "srpo.model/1"
-# Pickles, and what other frameworks keep beside the safetensors of the same weights.
-UNSAFE = {
-    ".bin",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".pkl",
-    ".pickle",
-    ".msgpack",
-    ".h5",
-    ".onnx",
-    ".ot",
-    ".npy",
-    ".npz",
-    ".tflite",
-}
+# Weights that are numbers alone, and text (`.model` is SentencePiece's vocabulary). Neither pickles nor programs, nor
+# what other frameworks keep beside the same weights.
+SAFE = {".safetensors", ".json", ".txt", ".md", ".model", ".jinja", ".yaml", ".yml", ""}
 TRIES = 3  # at a file that arrives with another hash
 
 Get = Callable[["File", Path, Callable[[int], None]], None]
@@ -57,8 +45,8 @@ class File:
 
     @property
     def safe(self) -> bool:
-        """Whether its format can hold no code."""
-        return Path(self.path).suffix.lower() not in UNSAFE
+        """Whether its format is one that holds no code."""
+        return Path(self.path).suffix.lower() in SAFE
 
 
 def damaged(folder: Path, contents: Iterable[dict[str, Any]]) -> list[str]:
@@ -68,9 +56,20 @@ def damaged(folder: Path, contents: Iterable[dict[str, Any]]) -> list[str]:
     wrong = set(expected) ^ there
     for name in set(expected) & there:
         path, entry = folder / name, expected[name]
-        if path.stat().st_size != entry["size"] or sha256_of(path) != entry["sha256"]:
+        if path.stat().st_size != entry["size"] or sha256_once(path) != entry["sha256"]:
             wrong.add(name)
     return sorted(wrong)
+
+
+def sha256_once(path: Path) -> str:
+    """The SHA-256 of a file, read once by a process while the file is not written: weights are looked at repeatedly."""
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256(path: Path, *identity: int) -> str:
+    return sha256_of(path)
 
 
 def check_space(cache: Path, needed: int, name: str) -> None:
@@ -134,6 +133,9 @@ def publish(folder: Path, contents: list[dict[str, Any]], cache: Path) -> str:
     digest = digest_of(contents)
     target, aside = cache / digest, folder.with_name(f"{folder.name}.damaged")
     shutil.rmtree(aside, ignore_errors=True)
+    if target.is_dir() and not damaged(target, contents):  # the same model under another name
+        shutil.rmtree(folder)
+        return digest
     if target.exists():
         target.rename(aside)
     folder.rename(target)

@@ -1,0 +1,143 @@
+"""Rewards that are released as `.pt`: fetched, read as tensors alone, kept as safetensors."""
+
+import io
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from fake_hub import PAGE
+from open_clip_models import random_model, release
+
+from srpo.core.contracts.errors import InputError
+from srpo.core.rewards.dual_encoder import ImageTower, TextTower
+from srpo.core.storage import model_cache
+from srpo.fetch_base.catalogue import Entry, Part, catalogue
+from srpo.fetch_base.fetch import Place, fetch, look_up, named_for, problems
+
+RELEASE, CONFIG = "HPS_v2.1_compressed.pt", "open_clip_config.json"
+TOKENIZER = Part(source="hf://org/tokenizer", files=("vocab.json", "merges.txt"))
+HPS = Entry(
+    name="hps",
+    source="hf://org/hps",
+    files=(RELEASE, CONFIG),  # a model of another size than HPSv2's own says what it is
+    also=(TOKENIZER,),
+    convert="hpsv2",
+    licence="Apache-2.0",
+)
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """The files of a small HPSv2, as its two repositories hold them."""
+    files = release(tmp_path_factory.mktemp("released"), *random_model())
+    return {name: Path(path).read_bytes() for name, path in files.items()}
+
+
+@pytest.fixture
+def hps(hub, released):
+    hub.add("org/hps", {RELEASE: released["weights"], CONFIG: released[CONFIG]})
+    hub.add("org/tokenizer", {name: released[name] for name in TOKENIZER.files})
+    return hub
+
+
+def get(place):
+    found = look_up(HPS, place)
+    return place.cache / fetch(found, place).folder
+
+
+def test_a_released_reward_is_kept_as_safetensors_and_loads(hps, tmp_path):
+    place = Place(tmp_path)
+    folder = get(place)
+    names = {path.name for path in folder.iterdir()}
+    assert {"model.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json"} <= names
+    assert not list(tmp_path.rglob("*.pt"))
+    assert folder.name == model_cache.digest_of(model_cache.list_files(folder))
+    texts = TextTower.load(folder, torch.device("cpu"))(["a red circle", "a blue square"])
+    images = ImageTower.load(folder, torch.device("cpu"))(torch.rand(2, 3, 28, 28))
+    assert torch.isfinite(images @ texts.T).all()
+
+    asked = len(hps.requests)
+    assert get(place) == folder
+    assert len(hps.requests) == asked
+
+
+@pytest.mark.real
+def test_a_damaged_converted_reward_is_fetched_and_converted_again(hps, tmp_path):
+    place = Place(tmp_path)
+    folder = get(place)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:-1])
+    (folder / "tokenizer.json").unlink()
+    assert problems(look_up(HPS, place), place) == ["model.safetensors", "tokenizer.json"]
+    assert get(place) == folder
+    assert (folder / "model.safetensors").read_bytes() == whole
+    assert (folder / "tokenizer.json").is_file()
+
+
+class Code:
+    """What unpickling would run."""
+
+    def __reduce__(self):
+        return open, (Code.target, "w")
+
+
+@pytest.mark.parametrize("torch_format", [False, True], ids=["pickle", "torch"])
+def test_a_release_that_carries_code_is_refused_and_does_not_run(hps, tmp_path, torch_format):
+    Code.target = str(tmp_path / "it-ran")
+    data = io.BytesIO()
+    if torch_format:
+        torch.save({"state_dict": {"weight": torch.zeros(1), "code": Code()}}, data)
+    else:
+        pickle.dump({"state_dict": Code()}, data, protocol=2)
+    hps.repos["org/hps"][RELEASE] = data.getvalue()
+    with pytest.raises(InputError, match="code"):
+        get(Place(tmp_path / "cache"))
+    assert not (tmp_path / "it-ran").exists()
+    assert not any(len(path.name) == 64 for path in (tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("content", [b"not a checkpoint" * 300, PAGE])
+def test_a_release_that_is_none_is_refused(hps, tmp_path, content):
+    hps.repos["org/hps"][RELEASE] = content
+    with pytest.raises(InputError, match="HPS_v2"):
+        get(Place(tmp_path))
+    assert not any(len(path.name) == 64 for path in tmp_path.iterdir())
+
+
+@pytest.mark.real
+def test_released_files_on_a_disk_are_converted_too(released, tmp_path):
+    source = tmp_path / "released"
+    source.mkdir()
+    for name, data in (released | {RELEASE: released["weights"]}).items():
+        (source / name).write_bytes(data)
+    files = (RELEASE, CONFIG, *TOKENIZER.files)
+    entry = Entry(name="hps", source=str(source), files=files, convert="hpsv2", licence="MIT")
+    place = Place(tmp_path / "cache")
+    folder = place.cache / fetch(look_up(entry, place), place).folder
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "clip"
+
+
+@pytest.mark.parametrize("name", [name for name, entry in catalogue()["rewards"].items() if entry.convert])
+def test_every_conversion_of_the_catalogue_is_known(name, tmp_path):
+    """The conversion exists, and is given the names that it asks for."""
+    from srpo.core.rewards.convert import CONVERSIONS
+
+    entry = catalogue()["rewards"][name]
+    if entry.convert not in CONVERSIONS:
+        pytest.xfail(f"no conversion {entry.convert!r} yet")
+    assert entry.convert in CONVERSIONS
+
+
+def test_the_weights_are_handed_on_as_such(tmp_path):
+    found = look_up_of(catalogue()["rewards"]["aesthetic-v2"])
+    assert {"head", "config.json", "model.safetensors"} <= set(named_for(found, tmp_path))
+
+
+def look_up_of(entry):
+    """As the hub would answer: every file that is named, there."""
+    from srpo.core.storage.model_cache import File
+    from srpo.fetch_base.fetch import Found
+
+    return Found(entry, "key", [("main", [File(name, 1) for name in part.files]) for part in entry.parts])
