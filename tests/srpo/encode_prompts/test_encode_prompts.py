@@ -169,7 +169,12 @@ def test_a_damaged_part_is_made_again(one_process, tmp_path, monkeypatch):
 
 
 def test_a_volume_that_is_too_small_is_refused_before_an_encoder_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=9_000))
+    usage = shutil.disk_usage
+
+    def small_for_embeddings(path):
+        return SimpleNamespace(free=9_000) if "encode_prompts" in str(path) else usage(path)
+
+    monkeypatch.setattr(shutil, "disk_usage", small_for_embeddings)
     monkeypatch.setattr(load.TEXT_ENCODERS["FluxPipeline"], "load", None)
     with pytest.raises(InputError, match=r"9 KB free: the embeddings of 10 prompts need 21\.8 KB"):
         encode(tmp_path, {"train_prompts": 12, "held_out_prompts": 3}, train_prompts=6)
