@@ -10,13 +10,16 @@ import sys
 from srpo.core.contracts.errors import InputError
 from srpo_pipelines.commands import compile as compile_command
 from srpo_pipelines.commands import doctor as doctor_command
+from srpo_pipelines.commands import fetch as fetch_command
 from srpo_pipelines.commands import models as models_command
 from srpo_pipelines.commands import ratings as ratings_command
 from srpo_pipelines.commands import recipes as recipes_command
+from srpo_pipelines.commands import releases as releases_command
 from srpo_pipelines.commands import run as run_command
 from srpo_pipelines.commands import schedule as schedule_command
 from srpo_pipelines.commands import stage as stage_command
 from srpo_pipelines.commands import submit as submit_command
+from srpo_pipelines.commands import verify as verify_command
 from srpo_pipelines.errors import NO_SPACE, Failed
 
 COMMANDS = {
@@ -29,6 +32,9 @@ COMMANDS = {
     "doctor": doctor_command,
     "stage": stage_command,
     "ratings": ratings_command,
+    "releases": releases_command,
+    "fetch": fetch_command,
+    "verify": verify_command,
 }
 
 

@@ -1,11 +1,8 @@
 """Releases and channels, in a folder and in S3 alike: whole or not at all, and never through unsafe names."""
 
-import boto3
-import moto
 import pytest
 
 from srpo.core.contracts.errors import InputError
-from srpo.core.storage import upload
 from srpo.core.storage.releases import (
     Item,
     check_names,
@@ -21,24 +18,6 @@ from srpo.core.storage.releases import (
 from srpo.core.storage.stores import open_store
 
 BIG = b"w" * 5_300_000
-
-
-@pytest.fixture
-def s3(monkeypatch):
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setattr(upload, "PART", 5 << 20)  # the least that S3 takes
-    with moto.mock_aws():
-        boto3.client("s3").create_bucket(Bucket="releases")
-        yield boto3.client("s3")
-
-
-@pytest.fixture(params=["folder", "s3"])
-def destination(request, tmp_path):
-    """Where to publish, with a space and an umlaut in its name."""
-    if request.param == "s3":
-        request.getfixturevalue("s3")
-        return "s3://releases/a prefix ü"
-    return tmp_path / "out ü"
 
 
 @pytest.fixture
@@ -204,13 +183,12 @@ def test_a_kill_between_record_and_pointer_leaves_the_channel_where_it_was(desti
     assert read_channel(destination, "latest")["release"] == "a-2"
 
 
-@pytest.mark.parametrize(
-    "text", [b"", b"{", b"[]", b'{"schema": "srpo.channel/1"}', b'{"schema": "srpo.channel/1", "release": "../x"}']
-)
-def test_a_damaged_channel_is_named(destination, text):
-    open_store(destination).write("channels/candidate.json", text)
-    with pytest.raises(InputError, match=r"candidate\.json is damaged"):
-        read_channel(destination, "candidate")
+def test_a_damaged_channel_is_named(destination):
+    known = b'{"schema": "srpo.channel/1"'
+    for text in (b"", b"{", b"[]", known + b"}", known + b', "release": "../x"}'):
+        open_store(destination).write("channels/candidate.json", text)
+        with pytest.raises(InputError, match=r"candidate\.json is damaged"):
+            read_channel(destination, "candidate")
 
 
 @pytest.mark.parametrize("name", ["../a", "", ".hidden", "a/b"])

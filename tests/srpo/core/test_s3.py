@@ -4,7 +4,6 @@ import hashlib
 import io
 import re
 
-import boto3
 import botocore.exceptions
 import moto
 import pytest
@@ -23,8 +22,8 @@ def bucket(monkeypatch):
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setattr(s3.time, "sleep", lambda seconds: None)
     with moto.mock_aws():
-        boto3.client("s3").create_bucket(Bucket="models")
-        yield boto3.client("s3")
+        s3.client().create_bucket(Bucket="models")
+        yield s3.client()
 
 
 @pytest.fixture

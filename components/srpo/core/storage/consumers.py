@@ -140,7 +140,8 @@ def fetch(
     """
     found = find(location)
     if folder.exists() or folder.is_symlink():
-        if folder.is_dir() and verify(str(folder)) == [] and (folder / MANIFEST).read_bytes() == found.raw:
+        manifest = folder / MANIFEST
+        if manifest.is_file() and manifest.read_bytes() == found.raw and verify(str(folder)) == []:
             return found, False
         raise InputError(f"{folder} exists and is not this release: it must be the name of a folder to make")
     folder.parent.mkdir(parents=True, exist_ok=True)
