@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from srpo.core.contracts.prompts import Prompt
-from srpo.core.contracts.tensors import TextFeatures, read_text_features
-from srpo.core.rewards.dual_encoder import ImageTower
+from srpo.core.contracts.tensors import read_text_features
 from srpo.core.rewards.image_statistics import image_statistics
-from srpo.core.rewards.scores import prompt_scores
+from srpo.core.rewards.scores import Scorer
 from srpo.core.storage.models import ModelEntry, required, reward_roles
 from srpo.tiny import world
 from srpo.tiny.judge import Judge, load_judge
@@ -26,7 +25,7 @@ JUDGED_SIZE = 32  # pixels
 class Scorers:
     """The loaded scorers of a run; called with a batch of images."""
 
-    towers: dict[str, tuple[ImageTower, TextFeatures]]
+    rewards: dict[str, Scorer]
     judge: Judge | None
     judges_content: bool  # of a whole run, not of a batch: every image of a run has the same measurements
 
@@ -38,18 +37,18 @@ class Scorers:
         device: torch.device,
         prompts: Sequence[Prompt] = (),
     ) -> "Scorers":
-        """Load all rewards' image towers and text features, and the judge if there is one.
+        """Load all rewards with their text features, and the judge if there is one.
 
         ``prompts`` are all that the run judges, over all shards; without them, all are captions of the tiny world.
         """
         table = text_features / "text_features.parquet"
-        towers = {
-            role: (ImageTower.load(required(models, role).folder, device), read_text_features(table, role))
+        rewards = {
+            role: Scorer.load(required(models, role).folder, read_text_features(table, role), device)
             for role in [*reward_roles(models), "held_out"]
         }
         judge = models.get("judge")
         known = all(scene_of(prompt.prompt) is not None for prompt in prompts)
-        return cls(towers, load_judge(judge.folder) if judge else None, known)
+        return cls(rewards, load_judge(judge.folder) if judge else None, known)
 
     @torch.no_grad()
     def __call__(
@@ -62,9 +61,8 @@ class Scorers:
         knows.
         """
         scores: dict[str, Tensor] = {}
-        ids = [prompt.prompt_id for prompt in prompts]
-        for role, (tower, texts) in self.towers.items():
-            scores |= {f"{role}.{name}": value for name, value in prompt_scores(tower(pixels), texts, ids).items()}
+        for role, scorer in self.rewards.items():
+            scores |= {f"{role}.{name}": value for name, value in scorer(pixels, prompts).items()}
         scores |= {name: value.cpu() for name, value in image_statistics(pixels).items()}
         if self.judge is None:
             return scores, None

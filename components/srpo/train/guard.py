@@ -17,9 +17,8 @@ from srpo.core.backbones.backbone import Backbone
 from srpo.core.contracts.order import prompt_order
 from srpo.core.objective import draws
 from srpo.core.objective.direct_align import euler_rollout
-from srpo.core.rewards.dual_encoder import ImageTower
 from srpo.core.rewards.image_statistics import diversity, image_statistics
-from srpo.core.rewards.scores import prompt_scores
+from srpo.core.rewards.scores import Scorer
 from srpo.train.batches import Texts
 from srpo.train.config import Config
 
@@ -39,7 +38,7 @@ class Reading:
     diversity: float
 
 
-def read_guard(config: Config, backbone: Backbone, judge: ImageTower, texts: Texts, step: int) -> Reading:
+def read_guard(config: Config, backbone: Backbone, judge: Scorer, texts: Texts, step: int) -> Reading:
     """Sample the guard's images with the model as it is now, split over the ranks by prompt, and judge them."""
     size, device = config.resolution, next(backbone.transformer.parameters()).device
     order = prompt_order(len(texts.prompts), len(texts.prompts), config.seed)
@@ -58,7 +57,7 @@ def read_guard(config: Config, backbone: Backbone, judge: ImageTower, texts: Tex
         with torch.no_grad():
             x0 = euler_rollout(velocity, backbone.pack(torch.cat(noises)).to(device), sigmas)
             pixels = backbone.decode(x0, size, size)
-            scores = prompt_scores(judge(pixels), texts.held_out, ids)
+            scores = judge(pixels, [prompts[number]] * config.guard_noises)
         values = {"held_out": scores["score"], "held_out_srp": scores["srp"], **image_statistics(pixels)}
         own[number] = {name: float(value.mean()) for name, value in values.items()}
         own[number]["diversity"] = float(diversity(pixels[None])[0])

@@ -19,6 +19,7 @@ from srpo.core.contracts.prompts import of_split, read_prompts
 from srpo.core.contracts.tensors import EmbeddingsReader, read_text_features
 from srpo.core.execution.stage import Context, Stage
 from srpo.core.reports.page import curves, page, paragraph, table
+from srpo.core.rewards.folders import DUAL_ENCODERS, check_reward_folder
 from srpo.core.storage.files import list_files, readable_size, write_json, write_text
 from srpo.core.storage.models import ModelEntry, read_models, required, reward_roles
 from srpo.train.config import Config
@@ -120,9 +121,7 @@ def preflight(config: Config, inputs: Inputs, models: dict[str, ModelEntry | Non
                 "encode_prompts must have the same seed and at least steps x batch_size train_prompts"
             )
     for role in reward_roles(models):
-        features = read_text_features(inputs.text_features / "text_features.parquet", role)
-        if config.reward_form != "plain" and not (features.positive_words and features.negative_words):
-            raise InputError(f"{role} has no control words: name positive_words and negative_words for cache_rewards")
+        check_words(config, inputs, role, required(models, role))
     weights = sum(file.stat().st_size for file in (base.folder / "transformer").glob("*.safetensors"))
     shares = 1 if config.lora_rank else config.keep_checkpoints + 1
     need = weights * (2 + 6 * shares)  # two sets of bfloat16 weights; a checkpoint is three float32 numbers a weight
@@ -133,6 +132,20 @@ def preflight(config: Config, inputs: Inputs, models: dict[str, ModelEntry | Non
             f"the workspace has {readable_size(free)} free: checkpoints need about {readable_size(need)}; "
             "use a larger volume or a smaller keep_checkpoints"
         )
+
+
+def check_words(config: Config, inputs: Inputs, role: str, reward: ModelEntry) -> None:
+    """Refuse a reward that cannot be trained on in the way the run asks for: control words need text features."""
+    features = read_text_features(inputs.text_features / "text_features.parquet", role)
+    if config.image_pairs or config.reward_form == "plain":
+        return
+    if check_reward_folder(reward.folder) not in DUAL_ENCODERS:
+        raise InputError(
+            f"{role} {reward.name!r} has no text features, so control words mean nothing to it: "
+            "it needs train.image_pairs above 0 (an image-only reward) or train.reward_form 'plain'"
+        )
+    if not (features.positive_words and features.negative_words):
+        raise InputError(f"{role} has no control words: name positive_words and negative_words for cache_rewards")
 
 
 def launch(config: Config, state: Path) -> None:

@@ -10,10 +10,13 @@ from torch import Tensor
 from srpo.core.backbones.backbone import Backbone
 from srpo.core.backbones.conditioning import Conditioning
 from srpo.core.contracts.order import prompt_order
+from srpo.core.contracts.prompts import Prompt
 from srpo.core.objective import draws
 from srpo.core.objective.direct_align import euler_rollout
 from srpo.core.objective.relative_reward import branch_reward, image_pair_reward, reward_loss
 from srpo.core.rewards.dual_encoder import ImageTower
+from srpo.core.rewards.scores import Reward as LoadedReward
+from srpo.core.rewards.scores import plain_score
 from srpo.train.batches import Texts, offline_latents
 from srpo.train.config import Config
 from srpo.train.estimates import Estimate, estimates, needs_rollout, passes
@@ -21,10 +24,10 @@ from srpo.train.estimates import Estimate, estimates, needs_rollout, passes
 
 @dataclasses.dataclass(frozen=True)
 class Reward:
-    """A reward that is trained on: its image tower, the role its text features are stored under, its weight."""
+    """A reward that is trained on: what is loaded of it, the role its text features are stored under, its weight."""
 
     role: str
-    tower: ImageTower
+    tower: LoadedReward
     weight: float
 
 
@@ -55,7 +58,8 @@ def gradient_step(
 
     for first in range(0, len(rows), config.micro_batch_size):
         samples = rows[first : first + config.micro_batch_size]
-        prompt_ids = [prompts[row] for row in samples]
+        captions = [prompts[row] for row in samples]
+        prompt_ids = [prompt.prompt_id for prompt in captions]
         condition = texts.conditioning(prompt_ids, device, backbone.compute_dtype)
         texts.embeddings.prefetch(next_prompts(config, texts, step, prompts, rows, first))
         noise = step_noise(config, backbone, step, samples).to(device)
@@ -76,7 +80,7 @@ def gradient_step(
                 pixels = backbone.decode(estimate.x0_hat, size, size, checkpointed=config.gradient_checkpointing)
                 gain = torch.zeros(len(samples), device=device)
                 for reward in rewards:
-                    seen = branch_gain(config, reward, texts, pixels, estimate, step, samples, prompt_ids)
+                    seen = branch_gain(config, reward, texts, pixels, estimate, step, samples, captions)
                     gain = gain + reward.weight * seen
                 margin = config.margin if config.loss == "hinge" else None
                 loss = reward_loss(gain, margin, estimate.weight.to(gain))
@@ -87,18 +91,20 @@ def gradient_step(
     return sums | {f"seconds_{phase}": value for phase, value in seconds.total.items()}
 
 
-def batch_prompts(config: Config, texts: Texts, step: int) -> list[str]:
-    """The ids of the prompts that step number ``step`` draws, over all processes."""
+def batch_prompts(config: Config, texts: Texts, step: int) -> list[Prompt]:
+    """The prompts that step number ``step`` draws, over all processes."""
     order = prompt_order((step + 1) * config.batch_size, len(texts.prompts), config.seed)
-    return [texts.prompts[place].prompt_id for place in order[-config.batch_size :]]
+    return [texts.prompts[place] for place in order[-config.batch_size :]]
 
 
-def next_prompts(config: Config, texts: Texts, step: int, prompts: list[str], rows: list[int], first: int) -> list[str]:
+def next_prompts(
+    config: Config, texts: Texts, step: int, prompts: list[Prompt], rows: list[int], first: int
+) -> list[str]:
     """The ids that this process needs after the micro-batch of ``prompts`` that begins at ``rows[first]``."""
     first += config.micro_batch_size
     if first >= len(rows):
         prompts, first = batch_prompts(config, texts, step + 1), 0
-    return [prompts[row] for row in rows[first : first + config.micro_batch_size]]
+    return [prompts[row].prompt_id for row in rows[first : first + config.micro_batch_size]]
 
 
 def branch_gain(
@@ -109,17 +115,20 @@ def branch_gain(
     estimate: Estimate,
     step: int,
     samples: list[int],
-    prompt_ids: list[str],
+    prompts: list[Prompt],
 ) -> Tensor:
     """What one reward gives the images of an estimate, ``[B]``: every caption under its own pair of control words."""
     k = estimate.k.to(pixels)
     if config.image_pairs:
         rows = [draws.noise(pixels.shape[1:], config.seed, "copy", step, sample) for sample in samples]
         noised = pixels + config.image_pairs * torch.stack(rows).to(pixels)
-        plain = texts.word_features(reward.role, prompt_ids, [""] * len(samples), pixels.device)
-        clean_score, noised_score = ((reward.tower(image) * plain).sum(-1) for image in (pixels, noised))
+        clean_score, noised_score = (
+            plain_score(reward.tower, image, texts.rewards[reward.role], prompts) for image in (pixels, noised)
+        )
         return image_pair_reward(estimate.branch, clean_score, noised_score, k)
-    features = reward.tower(pixels)
+    if not isinstance(reward.tower, ImageTower):  # no words without text features: preflight allows the form `plain`
+        return plain_score(reward.tower, pixels, texts.rewards[reward.role], prompts)
+    features, prompt_ids = reward.tower(pixels), [prompt.prompt_id for prompt in prompts]
     positive, negative = zip(*words(config, texts, reward.role, step, samples), strict=True)
     wanted = texts.word_features(reward.role, prompt_ids, positive, pixels.device)
     other = texts.word_features(reward.role, prompt_ids, negative, pixels.device)

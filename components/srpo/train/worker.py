@@ -19,7 +19,7 @@ from srpo.core.contracts.config import from_mapping
 from srpo.core.execution.device import find_device
 from srpo.core.execution.progress import Progress
 from srpo.core.execution.quiet import quiet
-from srpo.core.rewards.dual_encoder import ImageTower
+from srpo.core.rewards.scores import Scorer, load_reward
 from srpo.core.storage.files import write_json, write_text
 from srpo.train.batches import Texts
 from srpo.train.checkpoints import complete_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
@@ -89,9 +89,9 @@ def train(job: Job, config: Config) -> None:
         vae, scheduler = kind.load_vae(Path(job.base), device, dtype), load_scheduler(Path(job.base))
         backbone = kind(transformer, vae, dtype, scheduler)
         rewards = [
-            Reward(role, ImageTower.load(Path(folder), device, precise), weight) for role, folder, weight in job.rewards
+            Reward(role, load_reward(Path(folder), device, precise), weight) for role, folder, weight in job.rewards
         ]
-        judge = ImageTower.load(Path(job.held_out), device)
+        judge = Scorer.load(Path(job.held_out), texts.held_out, device)
         optimizer = make_optimizer(config, transformer)
         average = MovingAverage(transformer, config.ema_decay)
         newest = newest_checkpoint(state)

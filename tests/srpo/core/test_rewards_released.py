@@ -8,10 +8,10 @@ from open_clip_models import open_clip, random_model, release
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from srpo.core.contracts.errors import InputError
-from srpo.core.rewards.checkpoints import read_checkpoint
+from srpo.core.rewards.checkpoints import check_complete, read_checkpoint
 from srpo.core.rewards.convert import convert_reward
 from srpo.core.rewards.dual_encoder import ImageTower, TextTower
-from srpo.core.rewards.open_clip import check_complete, renamed, to_transformers
+from srpo.core.rewards.open_clip import renamed, to_transformers
 
 CPU = torch.device("cpu")
 TEXTS = [
@@ -42,7 +42,7 @@ def test_scores_equal_those_of_open_clip(released):
     model, folder = released
     tower, texts = ImageTower.load(folder, CPU), TextTower.load(folder, CPU)
     pixels = pixels_of(5)
-    normalised = (pixels - tower.mean) / tower.std
+    normalised = (pixels - tower.preprocess.mean) / tower.preprocess.std
     with torch.no_grad():
         images = model.encode_image(normalised, normalize=True)
         tokens = open_clip().SimpleTokenizer(context_length=16)(TEXTS)
@@ -67,8 +67,8 @@ def test_a_reward_folder_says_how_its_images_are_made(tmp_path):
     files = release(tmp_path / "files", model, config, mean=[0.5] * 3, std=[0.25] * 3, resize_mode="longest")
     convert_reward("open_clip", files, tmp_path / "open")
     tower = ImageTower.load(tmp_path / "open", CPU)
-    assert tower.mean.flatten().tolist() == [0.5] * 3
-    assert tower.std.flatten().tolist() == [0.25] * 3
+    assert tower.preprocess.mean.flatten().tolist() == [0.5] * 3
+    assert tower.preprocess.std.flatten().tolist() == [0.25] * 3
 
 
 def test_names_and_shapes_of_vit_h_14():
@@ -77,7 +77,7 @@ def test_names_and_shapes_of_vit_h_14():
         model = open_clip().CLIP(**open_clip().get_model_config("ViT-H-14"))
     weights = model.state_dict()
     config = to_transformers(weights, None)
-    check_complete(config, renamed(weights))
+    check_complete(lambda: CLIPModel(config), renamed(weights))
     assert (config.vision_config.num_attention_heads, config.text_config.num_attention_heads) == (16, 16)
     assert (config.vision_config.image_size, config.vision_config.num_hidden_layers) == (224, 32)
     assert config.vision_config.hidden_act == config.text_config.hidden_act == "gelu"
@@ -160,7 +160,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
     refused("40 wide.*open_clip_config", whole, **{"open_clip_config.json": None})
     refused(r"merges\.txt", whole, **{"merges.txt": None})
     refused("tokenizer cannot be loaded", whole, **{"tokenizer.json": files["merges.txt"]})
-    with pytest.raises(InputError, match=r"'onnx'.*clip, hpsv2, open_clip"):
+    with pytest.raises(InputError, match=r"'onnx'.*aesthetic, clip, hpsv2, image_reward, open_clip"):
         convert_reward("onnx", files, tmp_path / "reward")
 
 

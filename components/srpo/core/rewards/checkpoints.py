@@ -1,8 +1,9 @@
 """Released weights from disk: safetensors, or `.pt` files from which nothing but tensors is taken."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -32,6 +33,16 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if inner and all(str(name).startswith("module.") for name in inner):
         inner = {str(name).removeprefix("module."): value for name, value in inner.items()}
     return {str(name): value for name, value in inner.items()}
+
+
+def check_complete(make: Callable[[], Any], weights: Mapping[str, Tensor]) -> None:
+    """Refuse ``weights`` whose names or shapes are not exactly those of the model that ``make`` makes."""
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in make().state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            raise InputError(f"weight {name!r} has shape {given.get(name)}: it must be {wanted.get(name)}")
 
 
 def _safetensors(path: Path) -> Mapping[str, object]:

@@ -16,25 +16,18 @@ from torch.nn import functional
 from transformers import (
     AutoTokenizer,
     CLIPTextModelWithProjection,
+    CLIPVisionConfig,
     CLIPVisionModelWithProjection,
     SiglipTextModel,
     SiglipVisionModel,
 )
 
-from srpo.core.contracts.errors import InputError, require
+from srpo.core.contracts.errors import require
+from srpo.core.rewards.folders import check_reward_folder
+from srpo.core.rewards.preprocessing import Preprocessing
 
 IMAGE_TOWERS: dict[str, Any] = {"clip": CLIPVisionModelWithProjection, "siglip": SiglipVisionModel}
 TEXT_TOWERS: dict[str, Any] = {"clip": CLIPTextModelWithProjection, "siglip": SiglipTextModel}
-
-
-def check_reward_folder(folder: Path) -> str:
-    """The model type of a reward folder; raises :class:`InputError` when it is not one that can be loaded."""
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError):
-        raise InputError(f"reward folder {str(folder)!r} has no readable config.json") from None
-    require(kind in IMAGE_TOWERS, f"model_type in {str(folder)!r}", kind, f"one of {', '.join(sorted(IMAGE_TOWERS))}")
-    return str(kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,38 +35,28 @@ class ImageTower:
     """Pixels to unit features, differentiable in the pixels."""
 
     model: Any
-    size: int
-    mean: Tensor
-    std: Tensor
+    preprocess: Preprocessing
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> "ImageTower":
         """Load the image tower of a reward folder and its preprocessing (``preprocessor_config.json``)."""
         kind = check_reward_folder(folder)
         require(dtype in (torch.float32, torch.bfloat16), "reward dtype", str(dtype), "float32 or bfloat16")
-        model = IMAGE_TOWERS[kind].from_pretrained(folder, torch_dtype=dtype).to(device).eval().requires_grad_(False)
-        settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-        mean, std = (
-            torch.tensor(settings[name], device=device).reshape(3, 1, 1) for name in ("image_mean", "image_std")
-        )
-        return cls(model, int(model.config.image_size), mean, std)
+        if kind == "aesthetic":  # CLIP's image tower alone
+            settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config = CLIPVisionConfig(**settings | {"model_type": "clip_vision_model"})
+            model: Any = CLIPVisionModelWithProjection.from_pretrained(folder, config=config, torch_dtype=dtype)
+        else:
+            require(kind in IMAGE_TOWERS, "kind of reward", kind, f"one of {', '.join(IMAGE_TOWERS)}")
+            model = IMAGE_TOWERS[kind].from_pretrained(folder, torch_dtype=dtype)
+        size = int(model.config.image_size)
+        return cls(model.to(device).eval().requires_grad_(False), Preprocessing.read(folder, size, device))
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Unit-norm features ``[B, D]`` of ``pixels [B, 3, H, W]``, about [0, 1] and not clamped; float32."""
         output = self.model(self.preprocess(pixels).to(self.model.dtype))
         features = output.image_embeds if hasattr(output, "image_embeds") else output.pooler_output
         return functional.normalize(features.float(), dim=-1)
-
-    def preprocess(self, pixels: Tensor) -> Tensor:
-        """Resize the shorter side (bicubic, antialiased), crop the centre, normalise: as CLIP does, on tensors."""
-        height, width = pixels.shape[-2:]
-        if (height, width) != (self.size, self.size):
-            scale = self.size / min(height, width)
-            shape = (max(self.size, round(height * scale)), max(self.size, round(width * scale)))
-            pixels = functional.interpolate(pixels, shape, mode="bicubic", antialias=True, align_corners=False)
-            top, left = (shape[0] - self.size) // 2, (shape[1] - self.size) // 2
-            pixels = pixels[..., top : top + self.size, left : left + self.size]
-        return (pixels - self.mean) / self.std
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +70,7 @@ class TextTower:
     def load(cls, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> "TextTower":
         """Load the text tower of a reward folder and its tokenizer."""
         kind = check_reward_folder(folder)
+        require(kind in TEXT_TOWERS, "kind of reward", kind, f"one of {', '.join(TEXT_TOWERS)}: it has text features")
         model = TEXT_TOWERS[kind].from_pretrained(folder, torch_dtype=dtype).to(device).eval().requires_grad_(False)
         return cls(model, AutoTokenizer.from_pretrained(folder))
 

@@ -8,9 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig
 
 from srpo.core.contracts.errors import InputError
 
@@ -116,16 +115,6 @@ def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 f"the weights hold {name!r}, which an open_clip CLIP does not have: they are another model's"
             )
     return found
-
-
-def check_complete(config: Any, weights: Mapping[str, Tensor]) -> None:
-    """Refuse weights whose names or shapes are not exactly those of the model that ``config`` describes."""
-    with torch.device("meta"):
-        wanted = {name: tuple(value.shape) for name, value in CLIPModel(config).state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
-    for name in sorted(wanted.keys() | given.keys()):
-        if wanted.get(name) != given.get(name):
-            raise InputError(f"weight {name!r} has shape {given.get(name)}: it must be {wanted.get(name)}")
 
 
 def _layers(weights: Mapping[str, Tensor], stack: str) -> int:
