@@ -13,8 +13,8 @@ from srpo.core.contracts.tensors import (
     EmbeddingsInfo,
     EmbeddingsReader,
     EmbeddingsWriter,
+    TextFeaturesWriter,
     read_text_features,
-    write_text_features,
 )
 
 INFO = EmbeddingsInfo(dtype="bfloat16", prompt_embeds_shape=(4, 3), pooled_shape=(5,), encoder="abc")
@@ -125,13 +125,11 @@ def test_another_table_is_no_embeddings(embeddings, tmp_path):
 def features(tmp_path):
     path = tmp_path / "text_features.parquet"
     words = {role: {"positive": ["good"], "negative": ["bad", "worse"]} for role in ("reward", "reward_2")}
-    rows = [
-        (role, prompt_id, word, np.array([len(role), number, len(word)], np.float32))
-        for role in ("reward", "reward_2")
-        for number, prompt_id in enumerate(IDS)
-        for word in ("", "good", "bad", "worse")
-    ]
-    write_text_features(path, rows, words)
+    with TextFeaturesWriter(path, words) as writer:
+        for role in ("reward", "reward_2"):
+            for number, prompt_id in enumerate(IDS):
+                keys = [(prompt_id, word) for word in ("", "good", "bad", "worse")]
+                writer.write(role, keys, np.array([[len(role), number, len(word)] for _, word in keys], np.float32))
     return path
 
 

@@ -7,6 +7,7 @@ brought an id of its own.
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from srpo.core.contracts.errors import InputError
@@ -108,20 +109,19 @@ def write_table(path: Path, table: pa.Table, schema: pa.Schema, extra: dict[str,
     pq.write_table(table.cast(schema).replace_schema_metadata(metadata), path, compression="zstd")
 
 
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read a Parquet file that must carry ``schema``.
+def read_table(path: Path, schema: pa.Schema, rows: pc.Expression | None = None) -> pa.Table:
+    """Read a Parquet file that must carry ``schema``: all of it, or ``rows`` (groups without any are not read).
 
     Raises:
         InputError: the file is missing, cut, or carries another schema or version.
     """
     name = (schema.metadata or {})[b"srpo.schema"].decode()
     try:
-        table = pq.read_table(path)
+        found = pq.read_schema(path).metadata or {}
+        for key in (b"srpo.schema", b"srpo.schema_version"):
+            expected = (schema.metadata or {})[key]
+            if found.get(key) != expected:
+                raise InputError(f"{path} has {key.decode()} {found.get(key)!r}: it must be {expected!r}")
+        return pq.read_table(path, filters=rows)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{path} cannot be read as a table of {name}: {error}") from None
-    found = table.schema.metadata or {}
-    for key in (b"srpo.schema", b"srpo.schema_version"):
-        expected = (schema.metadata or {})[key]
-        if found.get(key) != expected:
-            raise InputError(f"{path} has {key.decode()} {found.get(key)!r}: it must be {expected!r}")
-    return table

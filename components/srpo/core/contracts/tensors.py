@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from srpo.core.contracts.errors import InputError
-from srpo.core.contracts.schemas import EMBEDDINGS, TEXT_FEATURES, read_table, write_table
+from srpo.core.contracts.schemas import EMBEDDINGS, TEXT_FEATURES, read_table
 
 NEGATIVE = ""  # the id of the negative prompt's row, in embeddings for true guidance
 ROWS_PER_GROUP = 8  # a FLUX prompt is 4 MB: a reader that wants one prompt reads 32 MB
@@ -148,24 +148,31 @@ def _info_of(part: Path, file: pq.ParquetFile) -> EmbeddingsInfo:
     )
 
 
-def write_text_features(
-    path: Path, rows: Iterable[tuple[str, str, str, np.ndarray[Any, Any]]], words: dict[str, dict[str, list[str]]]
-) -> None:
-    """Write rows ``(reward, prompt_id, word, feature [D])``; ``words`` (by reward and side) goes into the metadata."""
-    columns: list[list[Any]] = [[], [], [], []]
-    for row in rows:
-        for column, value in zip(columns, row, strict=True):
-            column.append(value)
-    table = pa.table(
-        [
-            pa.array(columns[0]),
-            pa.array(columns[1]),
-            pa.array(columns[2]),
-            pa.array(columns[3], pa.list_(pa.float32())),
-        ],
-        schema=TEXT_FEATURES,
-    )
-    write_table(path, table, TEXT_FEATURES, {"srpo.words": json.dumps(words)})
+class TextFeaturesWriter:
+    """Writes text features batch by batch, reward after reward: memory holds one batch."""
+
+    def __init__(self, path: Path, words: dict[str, dict[str, list[str]]]) -> None:
+        """``words``, by reward and side (``positive``, ``negative``), go into the metadata."""
+        metadata = {**(TEXT_FEATURES.metadata or {}), b"srpo.words": json.dumps(words).encode()}
+        self.schema = TEXT_FEATURES.with_metadata(metadata)
+        self.writer = pq.ParquetWriter(path, self.schema, compression="zstd")
+
+    def __enter__(self) -> "TextFeaturesWriter":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.writer.close()
+
+    def write(self, reward: str, keys: Sequence[tuple[str, str]], features: np.ndarray[Any, Any]) -> None:
+        """Append the rows of ``keys`` (prompt id, word) with their ``features [len(keys), D]``, as one row group."""
+        offsets = pa.array(np.arange(len(keys) + 1) * features.shape[1], pa.int32())
+        values = pa.array(features.astype(np.float32, copy=False).reshape(-1))
+        ids, words = zip(*keys, strict=True)
+        columns = [pa.array([reward] * len(keys)), pa.array(ids), pa.array(words)]
+        self.writer.write_table(
+            pa.table([*columns, pa.ListArray.from_arrays(offsets, values)], schema=self.schema),
+            row_group_size=len(keys),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,12 +194,16 @@ class TextFeatures:
 
 
 def read_text_features(path: Path, reward: str) -> TextFeatures:
-    """The text features that ``cache_rewards`` computed for the role ``reward`` (``reward`` or ``held_out``)."""
-    table = read_table(path, TEXT_FEATURES)
+    """The text features that ``cache_rewards`` computed for the role ``reward`` (``reward`` or ``held_out``).
+
+    Of a reward that has none (image-only or joint) the table holds the control words alone.
+    """
+    table = read_table(path, TEXT_FEATURES, pc.field("reward") == reward)
     words = json.loads((table.schema.metadata or {})[b"srpo.words"])[reward]
-    table = table.filter(pc.equal(table["reward"], reward))
+    if not table.num_rows:
+        return TextFeatures({}, tuple(words["positive"]), tuple(words["negative"]))
     values = np.asarray(table["feature"].combine_chunks().flatten())
-    width = len(values) // max(1, table.num_rows)
+    width = len(values) // table.num_rows
     keys = zip(table["prompt_id"].to_pylist(), table["word"].to_pylist(), strict=True)
     features = dict(zip(keys, values.reshape(-1, width), strict=True))
     return TextFeatures(features, tuple(words["positive"]), tuple(words["negative"]))
