@@ -1,11 +1,17 @@
 """Released reward files against the reference implementation, open_clip itself, on random weights."""
 
 import os
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from open_clip_models import open_clip, random_model, release
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel, modeling_utils
 
 from srpo.core.contracts.errors import InputError
 from srpo.core.rewards.checkpoints import check_complete, read_checkpoint
@@ -190,3 +196,103 @@ def test_a_transformers_folder_is_taken_as_it_is(released, tmp_path):
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     with pytest.raises(InputError, match=r"preprocessor_config\.json"):
         convert_reward("clip", {name: files[name] for name in ("config.json",)}, tmp_path / "bare")
+
+
+def test_hpsv2_pads_its_images(tmp_path):
+    """A wide image against open_clip's model on PIL's padded one."""
+    model, config = random_model()
+    convert_reward("hpsv2", release(tmp_path / "files", model, config), tmp_path / "reward")
+    tower = ImageTower.load(tmp_path / "reward", CPU)
+    wide = np.random.default_rng(0).random((3, 21, 42), dtype=np.float32)
+    scaled = np.stack([np.asarray(Image.fromarray(one).resize((28, 14), Image.Resampling.BICUBIC)) for one in wide])
+    padded = torch.from_numpy(np.pad(scaled, ((0, 0), (7, 7), (0, 0))))[None]
+    with torch.no_grad():
+        normalised = (padded - tower.preprocess.mean) / tower.preprocess.std
+        expected = model.encode_image(normalised, normalize=True)
+        torch.testing.assert_close(tower(torch.from_numpy(wide)[None]), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [28, 45])
+def test_the_gradient_in_the_pixels_is_that_of_finite_differences(released, size):
+    folder = released[1]
+    tower, target = ImageTower.load(folder, CPU), TextTower.load(folder, CPU)(["a red circle"])[0]
+    pixels = pixels_of(1, size).requires_grad_()
+    (gradient,) = torch.autograd.grad((tower(pixels) @ target).sum(), pixels)
+    assert bool(torch.isfinite(gradient).all())
+    norm, step = float(gradient.norm()), 0.02
+    assert norm > 1e-3
+    with torch.no_grad():
+        up, down = (tower(pixels + sign * step * gradient / norm) @ target for sign in (1, -1))
+    assert float((up - down).sum() / (2 * step)) == pytest.approx(norm, rel=0.02)
+
+
+def test_bfloat16_scores_nearly_the_same(released):
+    precise, rough = (
+        ImageTower.load(released[1], CPU, dtype)(pixels_of(3)) for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert rough.dtype == torch.float32
+    assert float(functional.cosine_similarity(precise, rough).min()) > 0.995
+
+
+@pytest.mark.parametrize(
+    ("load", "other"), [(ImageTower.load, "text"), (TextTower.load, "vision"), (ImageTower.load, "logit")]
+)
+def test_a_tower_reads_no_weight_of_the_other(released, tmp_path, monkeypatch, load, other):
+    """A file that lacks the other tower is loaded; and of a whole one, no byte of the other tower is asked for."""
+    folder = tmp_path / "alone"
+    shutil.copytree(released[1], folder)
+    weights = load_file(folder / "model.safetensors")
+    own = {name: value for name, value in weights.items() if not name.startswith(other)}
+    assert len(own) < len(weights)
+    save_file(own, folder / "model.safetensors", {"format": "pt"})
+    load(folder, CPU)
+
+    asked = []
+
+    class Slice:
+        def __init__(self, name, value):
+            self.name, self.value = name, value
+
+        def __getattr__(self, name):
+            return getattr(self.value, name)
+
+        def __getitem__(self, place):
+            asked.append(self.name)
+            return self.value[place]
+
+    class File:
+        def __init__(self, *arguments, **options):
+            self.file = safe_open(*arguments, **options)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def __enter__(self):
+            self.file.__enter__()
+            return self
+
+        def __exit__(self, *error):
+            return self.file.__exit__(*error)
+
+        def get_slice(self, name):
+            return Slice(name, self.file.get_slice(name))
+
+        def get_tensor(self, name):
+            asked.append(name)
+            return self.file.get_tensor(name)
+
+    monkeypatch.setattr(modeling_utils, "safe_open", File)
+    load(released[1], CPU)
+    assert len(asked) > 10
+    assert not [name for name in asked if name.startswith(other)]
+
+
+def test_a_folder_that_lacks_weights_is_refused(released, tmp_path):
+    """transformers would fill in random ones, and the reward would be noise."""
+    shutil.copytree(released[1], tmp_path / "reward")
+    weights = load_file(released[1] / "model.safetensors")
+    for name, load in (("visual_projection.weight", ImageTower.load), ("text_projection.weight", TextTower.load)):
+        rest = {key: value for key, value in weights.items() if key != name}
+        save_file(rest, tmp_path / "reward" / "model.safetensors", {"format": "pt"})
+        with pytest.raises(InputError, match=name):
+            load(tmp_path / "reward", CPU)

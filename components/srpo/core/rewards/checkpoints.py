@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from srpo.core.contracts.errors import InputError
+from srpo.core.contracts.errors import InputError, require
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -43,6 +43,21 @@ def check_complete(make: Callable[[], Any], weights: Mapping[str, Tensor]) -> No
     for name in sorted(wanted.keys() | given.keys()):
         if wanted.get(name) != given.get(name):
             raise InputError(f"weight {name!r} has shape {given.get(name)}: it must be {wanted.get(name)}")
+
+
+def load_pretrained(kind: Any, folder: Path, device: torch.device, dtype: torch.dtype, **options: Any) -> Any:
+    """A model of the transformers class ``kind`` for use without training; reads of the file only what it has.
+
+    Raises:
+        InputError: the folder lacks weights that the model needs (transformers would make them up), or ``dtype`` is
+            neither float32 nor bfloat16: float16 has gradients that underflow without a loss scaler.
+    """
+    require(dtype in (torch.float32, torch.bfloat16), "reward dtype", str(dtype), "float32 or bfloat16")
+    model, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise InputError(f"reward folder {str(folder)!r} lacks {missing[0]!r} and {len(missing) - 1} weights more")
+    return model.to(device).eval().requires_grad_(False)
 
 
 def _safetensors(path: Path) -> Mapping[str, object]:

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from srpo.core.contracts.errors import require
+from srpo.core.rewards.checkpoints import load_pretrained
 from srpo.core.rewards.folders import check_reward_folder
 from srpo.core.rewards.preprocessing import Preprocessing
 
@@ -41,16 +42,14 @@ class ImageTower:
     def load(cls, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> "ImageTower":
         """Load the image tower of a reward folder and its preprocessing (``preprocessor_config.json``)."""
         kind = check_reward_folder(folder)
-        require(dtype in (torch.float32, torch.bfloat16), "reward dtype", str(dtype), "float32 or bfloat16")
         if kind == "aesthetic":  # CLIP's image tower alone
             settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             config = CLIPVisionConfig(**settings | {"model_type": "clip_vision_model"})
-            model: Any = CLIPVisionModelWithProjection.from_pretrained(folder, config=config, torch_dtype=dtype)
+            model = load_pretrained(CLIPVisionModelWithProjection, folder, device, dtype, config=config)
         else:
             require(kind in IMAGE_TOWERS, "kind of reward", kind, f"one of {', '.join(IMAGE_TOWERS)}")
-            model = IMAGE_TOWERS[kind].from_pretrained(folder, torch_dtype=dtype)
-        size = int(model.config.image_size)
-        return cls(model.to(device).eval().requires_grad_(False), Preprocessing.read(folder, size, device))
+            model = load_pretrained(IMAGE_TOWERS[kind], folder, device, dtype)
+        return cls(model, Preprocessing.read(folder, int(model.config.image_size), device))
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Unit-norm features ``[B, D]`` of ``pixels [B, 3, H, W]``, about [0, 1] and not clamped; float32."""
@@ -71,8 +70,7 @@ class TextTower:
         """Load the text tower of a reward folder and its tokenizer."""
         kind = check_reward_folder(folder)
         require(kind in TEXT_TOWERS, "kind of reward", kind, f"one of {', '.join(TEXT_TOWERS)}: it has text features")
-        model = TEXT_TOWERS[kind].from_pretrained(folder, torch_dtype=dtype).to(device).eval().requires_grad_(False)
-        return cls(model, AutoTokenizer.from_pretrained(folder))
+        return cls(load_pretrained(TEXT_TOWERS[kind], folder, device, dtype), AutoTokenizer.from_pretrained(folder))
 
     @torch.no_grad()
     def __call__(self, texts: list[str]) -> Tensor:

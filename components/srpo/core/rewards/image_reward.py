@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BlipTextModel, BlipVisionModel
 
-from srpo.core.contracts.errors import require
+from srpo.core.rewards.checkpoints import load_pretrained
 from srpo.core.rewards.heads import load_head
 from srpo.core.rewards.preprocessing import Preprocessing
 
@@ -34,13 +34,11 @@ class ImageReward:
     @classmethod
     def load(cls, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> "ImageReward":
         """Load a folder that ``convert_reward`` made of the kind ``image_reward``."""
-        require(dtype in (torch.float32, torch.bfloat16), "reward dtype", str(dtype), "float32 or bfloat16")
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        vision: Any = BlipVisionModel.from_pretrained(folder / "vision", torch_dtype=dtype)
-        text: Any = BlipTextModel.from_pretrained(folder / "text", torch_dtype=dtype, add_pooling_layer=False)
+        vision = load_pretrained(BlipVisionModel, folder / "vision", device, dtype)
         return cls(
-            vision.to(device).eval().requires_grad_(False),
-            text.to(device).eval().requires_grad_(False),
+            vision,
+            load_pretrained(BlipTextModel, folder / "text", device, dtype, add_pooling_layer=False),
             load_head(folder / "head.safetensors", device),
             AutoTokenizer.from_pretrained(folder),
             Preprocessing.read(folder, int(vision.config.image_size), device),
