@@ -17,6 +17,7 @@ NO_TORCH = [
     "srpo.prepare_prompts.run",
     "srpo.fetch_base.run",
     "srpo.evaluate.run",
+    "srpo.rating_page.run",
     "srpo.export.run",
     "srpo.configure.run",
 ]

@@ -13,6 +13,7 @@ from srpo.evaluate.component import evaluate
 from srpo.export.component import export
 from srpo.fetch_base.component import fetch_base
 from srpo.prepare_prompts.component import prepare_prompts
+from srpo.rating_page.component import rating_page
 from srpo.sample.component import sample
 from srpo.train.component import train
 from srpo_pipelines.placement import GpuNodes, place
@@ -117,6 +118,12 @@ def align(
         models=base.outputs["models"],
     )
     place(judged, "evaluate", "Evaluate")
+
+    # A page that is sent to people, and its key: two artifacts, since who has both is blind no more.
+    rated = rating_page(
+        config=config["rating_page"], workspace=workspace, samples=dsl.Collected(sampled.outputs["samples"])
+    )
+    place(rated, "rating_page", "Make the rating page")
 
     exported = export(
         config=config["export"],

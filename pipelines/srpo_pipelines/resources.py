@@ -78,6 +78,7 @@ PODS: dict[str, Pod] = {
     ),
     "sample": Pod(image="gpu", cpu=("1", "8"), memory=("4Gi", "64Gi"), retries=5, timeout=24 * HOUR, secrets=S3),
     "evaluate": Pod(memory=("1Gi", "16Gi")),
+    "rating_page": Pod(memory=("1Gi", "16Gi")),
     "export": Pod(memory=("1Gi", "16Gi"), timeout=12 * HOUR, secrets=S3),
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 from srpo.configure.parameters import Parameters
 from srpo.core.execution.code import versions
 
+RATING, RATING_KEY = "rating", "rating-key"  # below the output: what raters get, and what they must not
 MEASURES = {  # name: what it means, as the table says it
     "srp": "relative reward (trained on)",
     "held_out": "held-out reward",
@@ -44,6 +45,7 @@ def summarise(records: list[dict[str, Any]], parameters: Parameters, report: Pat
         ],
         "release": uri.removeprefix("file://") if isinstance(uri, str) else None,
         "report": str(report) if report.is_file() else None,
+        "rating_page": str(page) if (page := report.parent / RATING / "index.html").is_file() else None,
         "versions": {"python": platform.python_version()} | versions() | _version("kfp") | _version("srpo"),
     }
     return summary, evaluation
@@ -65,6 +67,8 @@ def lines(summary: dict[str, Any], evaluation: dict[str, Any]) -> list[str]:
         shown.append(f"  {mark}  {gate.get('condition')} (found {_number(gate.get('value'))})")
     shown.append(f"release: {summary['release'] or '-'} ({'candidate' if summary['promoted'] else 'not promoted'})")
     shown.append(f"report:  {summary['report'] or '-'}")
+    if summary["rating_page"]:
+        shown.append(f"rating:  {summary['rating_page']} (for people; its key is in {RATING_KEY}/)")
     return shown
 
 

@@ -38,7 +38,7 @@ def make_study(
         items.append(
             Item(
                 id=f"gold{number}",
-                group=f"gold{number}",
+                group=f"g{number:02}",
                 prompt_id=f"{number:016x}",
                 category="photo",
                 noise_index=0,

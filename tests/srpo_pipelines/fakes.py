@@ -15,6 +15,7 @@ OUTPUTS = {  # stage: (inputs, outputs), as the pipeline wires them
     "train": ("models prompts embeddings text_features", "checkpoint report metrics"),
     "sample": ("models prompts embeddings text_features checkpoint", "samples report"),
     "evaluate": ("samples checkpoint models", "evaluation report metrics summary"),
+    "rating_page": ("samples", "page key report"),
     "export": ("models checkpoint evaluation samples prompts", "release report"),
 }
 FAKE = '''"""A stage that only says who it is."""

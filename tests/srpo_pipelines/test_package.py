@@ -20,7 +20,7 @@ from srpo_pipelines.cli import main
 from srpo_pipelines.settings import parameters
 
 GPU = {"cache-rewards", "encode-prompts", "train", "sample"}
-CPU = {"configure", "list-shards", "prepare-prompts", "fetch-base", "evaluate", "export"}
+CPU = {"configure", "list-shards", "prepare-prompts", "fetch-base", "evaluate", "rating-page", "export"}
 TRAIN = ["root", "dag", "tasks", "train"]
 FROZEN = {
     "model": str,

@@ -80,7 +80,7 @@ def test_what_is_unchanged_is_reused(finished):
 
     finished.edit("encode_prompts", "edited = True")
     assert finished.run(*again)[0] == 0
-    assert ran(finished) == {"encode_prompts", "train", "sample", "evaluate", "export"}
+    assert ran(finished) == {"encode_prompts", "train", "sample", "evaluate", "rating_page", "export"}
 
     (finished.folder / "prompts.txt").write_text("a dog\n")
     assert finished.run(*again)[0] == 0
@@ -89,7 +89,7 @@ def test_what_is_unchanged_is_reused(finished):
 
 def test_another_number_of_shards_does_not_retrain(finished):
     assert finished.run("--set", "prompts=prompts.txt", "--set", "sample_shards=1")[0] == 0
-    assert ran(finished) <= {"sample", "evaluate", "export"}
+    assert ran(finished) <= {"sample", "evaluate", "rating_page", "export"}
     assert "sample" in ran(finished)
 
 
@@ -134,7 +134,7 @@ def test_interrupt_ends_every_process_and_keeps_what_has_finished(project):
     train.write_text(train.read_text().replace(wait, "pass"))
     code, shown = project.run()
     assert code == 0, shown
-    assert ran(project) == {"train", "sample", "evaluate", "export"}
+    assert ran(project) == {"train", "sample", "evaluate", "rating_page", "export"}
 
 
 def wait_for(condition, process: "subprocess.Popen[str]") -> None:

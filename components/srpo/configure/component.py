@@ -34,6 +34,7 @@ def configure(
         ("train", dict[str, Any]),
         ("sample", dict[str, Any]),
         ("evaluate", dict[str, Any]),
+        ("rating_page", dict[str, Any]),
         ("export", dict[str, Any]),
         ("train_gpus", str),
         ("stage_gpus", str),

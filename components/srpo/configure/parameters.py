@@ -17,6 +17,7 @@ from srpo.evaluate.config import Config as Evaluate
 from srpo.export.config import Config as Export
 from srpo.fetch_base.config import Config as FetchBase
 from srpo.prepare_prompts.config import Config as PreparePrompts
+from srpo.rating_page.config import Config as RatingPage
 from srpo.sample.config import Config as Sample
 from srpo.train.config import Config as Train
 
@@ -28,6 +29,7 @@ STAGES: dict[str, type[Any]] = {
     "train": Train,
     "sample": Sample,
     "evaluate": Evaluate,
+    "rating_page": RatingPage,
     "export": Export,
 }
 
@@ -99,6 +101,7 @@ def stage_configs(parameters: Parameters) -> dict[str, dict[str, Any]]:
         },
         "sample": {"seed": parameters.seed, "device": device},
         "evaluate": {"seed": parameters.seed},
+        "rating_page": {"seed": parameters.seed},
         "export": {"destination": parameters.destination},
     }
     configs = {}

@@ -71,9 +71,27 @@ def main(args: argparse.Namespace) -> None:
             if record["stage"] == "evaluate":
                 with appearing(report) as partial:
                     partial.write_bytes((Path(record["result"]) / "report.html").read_bytes())
+            if record["stage"] == "rating_page":
+                put_out(Path(record["result"]), folder)
         summary, evaluation = summarise(records, values, report)
         write_json(folder / "summary.json", summary)
         print("\n".join(lines(summary, evaluation)), flush=True)
+
+
+def put_out(result: Path, folder: Path) -> None:
+    """Place the rating page and its key, each in a folder of its own; what else is beside the key stays."""
+    import shutil
+
+    from srpo.core.storage.files import appearing, link_tree
+    from srpo_pipelines.summary import RATING, RATING_KEY
+
+    shutil.rmtree(folder / RATING, ignore_errors=True)
+    with appearing(folder / RATING) as partial:
+        link_tree(result / "page", partial)
+    for file in (result / "key").glob("*.json"):
+        if file.name != "manifest.json":
+            with appearing(folder / RATING_KEY / file.name) as partial:
+                partial.write_bytes(file.read_bytes())
 
 
 @contextlib.contextmanager

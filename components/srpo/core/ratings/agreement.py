@@ -52,12 +52,13 @@ class Rater(NamedTuple):
 def check_rater(rows: Sequence[Mapping[str, Any]], rules: Rules) -> Rater:
     """How the rater of ``rows`` did, under the rules of the study."""
     gold = [row["correct"] for row in rows if row["correct"] is not None]
-    first = {(row["item"], row["dimension"]): row["answer"] for row in rows if row["kind"] == "item"}
-    again = [
-        row["answer"] == first[row["item"], row["dimension"]]
-        for row in rows
-        if row["kind"] == "repeat" and (row["item"], row["dimension"]) in first
-    ]
+    first: dict[tuple[str, str], str] = {}
+    again = []
+    for row in sorted(rows, key=lambda row: row["position"]):
+        place = row["item"], row["dimension"]
+        if place in first:
+            again.append(row["answer"] == first[place])
+        first.setdefault(place, row["answer"])
     seconds = float(statistics.median({row["position"]: row["seconds"] for row in rows}.values()))
     reasons = []
     for what, found, least in (

@@ -1,7 +1,6 @@
 """Strengths of three or more models from pairs (Bradley and Terry 1952); a tie is half a win for each."""
 
 import numpy as np
-from scipy.optimize import minimize
 
 from srpo.core.ratings.intervals import Array, Labels, Mean, two_way
 
@@ -19,17 +18,14 @@ def strengths(first: Labels, second: Labels, won: Array, models: int, prior: flo
         prior: precision of a normal prior on each strength; 0 gives plain maximum likelihood.
     """
 
-    def loss(strength: Array) -> tuple[float, Array]:
-        gap = strength[first] - strength[second]
-        chance = 1 / (1 + np.exp(-gap))
-        slope = np.zeros(models)
-        np.add.at(slope, first, chance - won)
-        np.add.at(slope, second, won - chance)
-        value = np.logaddexp(0, -gap) @ won + np.logaddexp(0, gap) @ (1 - won)
-        return float(value + prior / 2 * strength @ strength), slope + prior * strength
-
-    found = minimize(loss, np.zeros(models), jac=True, method="BFGS", options={"gtol": 1e-8}).x
-    return np.asarray(found - found.mean())
+    strength = np.zeros(models)
+    for _ in range(100):  # Newton's steps; the likelihood is concave, a handful are enough
+        slope, curvature = _slope_and_curvature(strength, first, second, won, prior)
+        step = np.linalg.pinv(curvature) @ slope
+        strength = strength + step * min(1.0, 2.0 / max(np.abs(step).max(), 1e-12))
+        if np.abs(step).max() < 1e-10:
+            break
+    return np.asarray(strength - strength.mean())
 
 
 def strengths_with_errors(
@@ -37,13 +33,30 @@ def strengths_with_errors(
 ) -> Mean:
     """Log-strengths with errors over prompts and raters: each comparison's pull on the estimate, taken as a mean."""
     estimate = strengths(first, second, won, models)
-    gap = estimate[first] - estimate[second]
-    chance = 1 / (1 + np.exp(-gap))
-    side = np.zeros((len(won), models))
-    rows = np.arange(len(won))
+    rows, side = np.arange(len(won)), np.zeros((len(won), models))
     side[rows, first] += 1
     side[rows, second] -= 1
-    curvature = (side * (chance * (1 - chance))[:, None]).T @ side + PRIOR * np.eye(models)
-    pull = len(won) * (side * (won - chance)[:, None]) @ np.linalg.inv(curvature)
+    surprise = won - _chance(estimate, first, second)
+    _, curvature = _slope_and_curvature(estimate, first, second, won, PRIOR)
+    pull = len(won) * (side * surprise[:, None]) @ np.linalg.inv(curvature)
     spread = two_way(pull - pull.mean(1, keepdims=True), prompt, rater)
     return Mean(estimate, spread.error, spread.freedom)
+
+
+def _chance(strength: Array, first: Labels, second: Labels) -> Array:
+    """How likely the first wins, [N]."""
+    return np.asarray(1 / (1 + np.exp(strength[second] - strength[first])))
+
+
+def _slope_and_curvature(
+    strength: Array, first: Labels, second: Labels, won: Array, prior: float
+) -> tuple[Array, Array]:
+    """Gradient [models] of the log-likelihood, and minus its Hessian [models, models]."""
+    chance = _chance(strength, first, second)
+    slope, curvature = -prior * strength, prior * np.eye(len(strength))
+    np.add.at(slope, first, won - chance)
+    np.add.at(slope, second, chance - won)
+    weight = chance * (1 - chance)
+    for one, other, sign in ((first, first, 1), (second, second, 1), (first, second, -1), (second, first, -1)):
+        np.add.at(curvature, (one, other), sign * weight)
+    return slope, curvature

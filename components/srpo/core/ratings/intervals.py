@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
+TINY = 1e-9  # an error below this is none: what is left of equal numbers
 
 
 class Mean(NamedTuple):
@@ -26,7 +27,7 @@ class Mean(NamedTuple):
 
     def interval(self, confidence: float) -> tuple[Array, Array]:
         """Both ends, each [K]."""
-        reach = np.where(np.isinf(self.error), np.inf, stats.t.ppf((1 + confidence) / 2, self.freedom) * self.error)
+        reach = np.where(np.isinf(self.error), np.inf, stdtrit(self.freedom, (1 + confidence) / 2) * self.error)
         return self.mean - reach, self.mean + reach
 
 
@@ -47,7 +48,8 @@ def two_way(values: Array, prompt: Labels, rater: Labels) -> Mean:
     ]
     free = max(1, len(away) - sum(sizes) + 1)
     rest = np.square(without_effects(away, groups, sizes)).sum(0) * len(away) / free
-    total = np.maximum(parts[0] + parts[1] - rest, np.maximum(*parts))
+    # In expectation each of them is at most the variance; by chance the sum can come out below, even at nothing.
+    total = np.maximum.reduce([parts[0] + parts[1] - rest, *parts, rest])
     with np.errstate(invalid="ignore", divide="ignore"):
         spread = sum(np.square(part) / (size - 1) for part, size in zip(parts, sizes, strict=True))
         freedom = np.square(total) / (spread + np.square(rest) / free)
@@ -65,8 +67,9 @@ def share(values: Array, prompt: Labels, rater: Labels, confidence: float) -> tu
     p = found.mean
     with np.errstate(invalid="ignore", divide="ignore"):
         count = p * (1 - p) / np.square(found.error)
-    count = np.where(found.error > 0, count, len(np.unique(prompt)))
-    z2 = np.square(stats.t.ppf((1 + confidence) / 2, np.where(found.error > 0, found.freedom, np.inf)))
+    known = found.error > TINY
+    count = np.where(known, count, len(np.unique(prompt)))
+    z2 = np.square(stdtrit(np.where(known, found.freedom, np.inf), (1 + confidence) / 2))
     with np.errstate(invalid="ignore", divide="ignore"):
         middle = (p + z2 / (2 * count)) / (1 + z2 / count)
         reach = np.sqrt(z2 * (p * (1 - p) / count + z2 / (4 * np.square(count)))) / (1 + z2 / count)

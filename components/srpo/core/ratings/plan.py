@@ -5,7 +5,7 @@ a file holds exactly what this rater was shown. A test holds the two against eac
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 RATER = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
@@ -20,10 +20,8 @@ class Shown(NamedTuple):
     swapped: bool  # the pair's second image is on the left
 
 
-def plan(
-    seed: str, rater: str, items: Mapping[str, str], gold: Sequence[str], repeat_share: float, per_rater: int
-) -> list[Shown]:
-    """The order for ``rater``: the items of ``per_rater`` groups (0: of all), every gold item, and the repeats.
+def plan(seed: str, rater: str, items: Mapping[str, str], repeat_share: float, per_rater: int) -> list[Shown]:
+    """The order for ``rater``: the items of ``per_rater`` groups (0: of all), and some of them a second time.
 
     ``items`` names the group of each item: what belongs to one prompt is rated by the same people. All are opaque ids,
     and their order here does not matter. Repeats are the first items of the order, shown again somewhere in its second
@@ -31,11 +29,9 @@ def plan(
     """
     draws = _numbers(fnv1a(f"{seed}/{rater}"))
     groups = set(_shuffled(sorted(set(items.values())), draws)[: per_rater or None])
-    kept = [item for item, group in items.items() if group in groups]
-    order = [Shown(item, False, False) for item in _shuffled(sorted([*kept, *gold]), draws)]
-    golden = set(gold)
-    repeats = repeats_of(len(kept), repeat_share)
-    again = [shown.item for shown in order if shown.item not in golden][:repeats]
+    kept = sorted(item for item, group in items.items() if group in groups)
+    order = [Shown(item, False, False) for item in _shuffled(kept, draws)]
+    again = [shown.item for shown in order[: repeats_of(len(kept), repeat_share)]]
     for item in again:
         half = (len(order) + 1) // 2
         order.insert(half + _below(len(order) - half + 1, draws), Shown(item, True, False))

@@ -45,7 +45,7 @@ class Item:
     """What is judged at once: one image, or a pair; ``models`` in the order of ``images``."""
 
     id: str
-    group: str  # opaque too: the same for all items of a prompt
+    group: str  # opaque too: one rater sees all items of a group; a gold item is in one like any other
     prompt_id: str
     category: str
     noise_index: int
@@ -81,9 +81,8 @@ class Study:
 
     def plan_of(self, rater: str) -> list[Shown]:
         """What ``rater`` is shown, in order."""
-        items = {item.id: item.group for item in self.items if item.gold is None}
-        gold = [item.id for item in self.items if item.gold is not None]
-        return plan(f"{self.study}/{self.seed}", rater, items, gold, self.repeat_share, self.per_rater)
+        items = {item.id: item.group for item in self.items}
+        return plan(f"{self.study}/{self.seed}", rater, items, self.repeat_share, self.per_rater)
 
 
 def write_study(folder: Path, study: Study) -> None:
