@@ -7,11 +7,15 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 BINS = 21
+LEFT, RIGHT, TOP, BOTTOM = 46, 254, 8, 100  # the field of a curve or a histogram in its 260 x 120 box
 
 
-def interval(mean: float, low: float, high: float, better: int) -> Markup:
-    """An interval about a zero line, on a scale of its own; ``better`` is 1, -1, or 0 where neither side is."""
-    scale = max(abs(mean), abs(low), abs(high)) or 1.0
+def interval(mean: float, low: float, high: float, better: int, scale: float = 0.0) -> Markup:
+    """An interval about a zero line; ``better`` is 1, -1, or 0 where neither side is.
+
+    ``scale`` is the value at either end of the drawing, for those that are to be compared; else each has its own.
+    """
+    scale = scale or max(abs(mean), abs(low), abs(high)) or 1.0
     left, middle, right = (60 + 54 * value / scale for value in (low, mean, high))
     side = 1 if low > 0 else -1 if high < 0 else 0
     tone = {1: "good", -1: "bad", 0: "plain"}[side * better]
@@ -29,7 +33,7 @@ def histogram(differences: NDArray[np.float64], name: str, better: int) -> Marku
     for index, count in enumerate(counts):
         middle = (edges[index] + edges[index + 1]) / 2 if index != BINS // 2 else 0.0
         tone = {1: "good", -1: "bad", 0: "plain"}[int(np.sign(middle)) * better]
-        height = 96 * count / counts.max()
+        height = 92 * count / counts.max()
         bars.append(
             f'<rect class="{tone}" x="{12 * index + 4:.0f}" y="{100 - height:.1f}" width="11" height="{height:.1f}">'
             f"<title>{edges[index]:+.3g} to {edges[index + 1]:+.3g}: {count}</title></rect>"
@@ -43,31 +47,81 @@ def histogram(differences: NDArray[np.float64], name: str, better: int) -> Marku
     )
 
 
-def curve(points: Sequence[tuple[float, float]], name: str, marked: float | None) -> Markup:
-    """A line through ``points`` (step, value); a dashed line marks the step ``marked``."""
-    left, right, top, bottom = 46, 254, 8, 100
+def overlay(before: NDArray[np.float64], after: NDArray[np.float64], name: str) -> Markup:
+    """Values before [N] as bars and after [N] as an outline, in the same bins."""
+    every = np.concatenate([before, after])
+    low, high = float(every.min()), float(every.max())
+    low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+    counts = [np.histogram(values, BINS, (low, high))[0] for values in (before, after)]
+    most = max(int(count.max()) for count in counts)
+
+    def x(index: int) -> int:
+        return 4 + 12 * index
+
+    heights = [[92 * int(value) / most for value in count] for count in counts]
+    bars = "".join(
+        f'<rect class="before" x="{x(index)}" y="{100 - height:.1f}" width="12" height="{height:.1f}"/>'
+        for index, height in enumerate(heights[0])
+        if height
+    )
+    steps = "".join(f"V{100 - height:.1f}H{x(index + 1)}" for index, height in enumerate(heights[1]))
+    return Markup(
+        f'<svg viewBox="0 0 260 120" role="img" aria-label="Distribution of {escape(name)} before and after">{bars}'
+        f'<path class="after" d="M{x(0)} 100{steps}V100"/><path class="axis" d="M4 100H256"/>'
+        f'<text x="4" y="115">{low:.3g}</text><text x="256" y="115" text-anchor="end">{high:.3g}</text></svg>'
+    )
+
+
+def curve(
+    points: Sequence[tuple[float, float]],
+    name: str,
+    marked: float | None,
+    allowed: tuple[float, float] | None = None,
+) -> Markup:
+    """A line through ``points`` (step, value); a dashed line marks the step ``marked``.
+
+    ``allowed`` (low, high) is shaded as far as it is in sight, and one of its edges always is.
+    """
     steps, values = [x for x, _ in points], [y for _, y in points]
-    first, span = min(steps), (max(steps) - min(steps)) or 1.0
-    lowest, rise = min(values), max(values) - min(values)
+    first, last = min(steps), max(steps)
+    lowest, highest = min(values), max(values)
+    if allowed:  # the nearer edge tells how much was left
+        edges = [edge for edge in allowed if np.isfinite(edge)]
+        near = min(edges, key=lambda edge: min(abs(edge - lowest), abs(edge - highest)))
+        lowest, highest = min(lowest, near), max(highest, near)
+    rise = highest - lowest
 
     def x_of(step: float) -> float:
-        return left + (step - first) / span * (right - left)
+        return LEFT + (step - first) / ((last - first) or 1.0) * (RIGHT - LEFT)
 
-    places = [
-        (x_of(step), bottom - ((value - lowest) / rise if rise else 0.5) * (bottom - top)) for step, value in points
-    ]
+    def y_of(value: float) -> float:
+        return BOTTOM - ((value - lowest) / rise if rise else 0.5) * (BOTTOM - TOP)
+
+    places = [(x_of(step), y_of(value)) for step, value in points]
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.8"/>' for x, y in places) if len(places) <= 40 else ""
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    inside = marked is not None and first <= marked <= max(steps)
-    mark = f'<path class="mark" d="M{x_of(marked or 0):.1f} {top}V{bottom}"/>' if inside else ""
-    lowest_y = bottom if rise else (top + bottom) / 2 + 4
-    ticks = f'<text x="{left - 6}" y="{lowest_y:g}" text-anchor="end">{lowest:.3g}</text>'
+    band = ""
+    if allowed and rise:
+        top, bottom = (y_of(min(max(edge, lowest), highest)) for edge in (allowed[1], allowed[0]))
+        band = f'<rect class="band" x="{LEFT}" y="{top:.1f}" width="{RIGHT - LEFT}" height="{bottom - top:.1f}"/>'
+        for edge in allowed:
+            if lowest <= edge <= highest:
+                band += f'<path class="limit" d="M{LEFT} {y_of(edge):.1f}H{RIGHT}"/>'
+    inside = marked is not None and first <= marked <= last
+    mark = f'<path class="mark" d="M{x_of(marked or 0):.1f} {TOP}V{BOTTOM}"/>' if inside else ""
+    lowest_y = BOTTOM if rise else (TOP + BOTTOM) / 2 + 4
+    ticks = f'<text x="{LEFT - 6}" y="{lowest_y:g}" text-anchor="end">{tick(lowest)}</text>'
     if rise:
-        ticks += f'<text x="{left - 6}" y="{top + 6}" text-anchor="end">{max(values):.3g}</text>'
+        ticks += f'<text x="{LEFT - 6}" y="{TOP + 6}" text-anchor="end">{tick(highest)}</text>'
     return Markup(
         f'<svg viewBox="0 0 260 120" role="img" aria-label="{escape(name)} over training steps, '
-        f'from {values[0]:.4g} to {values[-1]:.4g}"><path class="axis" d="M{left} {top}V{bottom}H{right}"/>{mark}'
+        f'from {values[0]:.4g} to {values[-1]:.4g}">{band}<path class="axis" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>{mark}'
         f'<g class="curve"><polyline points="{line}"/>{dots}</g>{ticks}'
-        f'<text x="{left}" y="115">{first:g}</text>'
-        f'<text x="{right}" y="115" text-anchor="end">{max(steps):g}</text></svg>'
+        f'<text x="{LEFT}" y="115">{first:g}</text>'
+        f'<text x="{RIGHT}" y="115" text-anchor="end">{last:g}</text></svg>'
     )
+
+
+def tick(value: float) -> str:
+    """A number that fits beside an axis."""
+    return f"{value:.2g}" if abs(value) < 0.1 else f"{value:.3g}"

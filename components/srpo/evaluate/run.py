@@ -6,21 +6,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from srpo.core.contracts.errors import InputError
-from srpo.core.execution.stage import Context, Stage, read_manifest
+from srpo.core.execution.stage import Context, Stage
 from srpo.core.storage.files import write_json, write_text
-from srpo.evaluate import gates, statistics
+from srpo.evaluate import comparison, gates
+from srpo.evaluate.again import lineage
 from srpo.evaluate.config import Config
 from srpo.evaluate.frechet import Reference
-from srpo.evaluate.pairs import Pairs, read_pairs
-from srpo.evaluate.report import Origin, markdown, render
-from srpo.evaluate.verdict import TRAINED, decide
-
-TESTED = (TRAINED, "p_realistic")  # the family of tests that `effect` corrects over
+from srpo.evaluate.pairs import TUNED, Pairs, pair, read_samples
+from srpo.evaluate.report import markdown, render
+from srpo.evaluate.verdict import Evidence, decide
 
 
 @dataclass(frozen=True)
@@ -44,17 +42,29 @@ class Outputs:
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> None:
     """Evaluate one tuned model against its base; see the README beside this file."""
-    pairs = read_pairs(inputs.samples)
+    samples = read_samples(inputs.samples)
+    pairs = pair(samples)
     checkpoint = read_json(inputs.checkpoint / "checkpoint.json")
     history = read_history(inputs.checkpoint / "history.jsonl")
     models = read_json(inputs.models / "models.json")
     reference = read_reference(models.get("judge"), context.workspace, pairs)
-    context.progress(1, 3, images=2 * len(pairs.pairs))
+    context.progress(1, 3, images=sum(map(len, samples.rows.values())))
 
-    summary = summarise(pairs, reference, config)
-    tests = test_deltas(pairs, summary["delta"], config)
+    summary, smallest = comparison.summarise(pairs, reference, config)
+    chances = comparison.p_values(pairs, reference, config)
+    tests = comparison.effect_tests(chances, summary["delta"], config)
+    searched, categories = comparison.searched_tests(chances, comparison.by_category(pairs, config), config)
+    releases = {name: comparison.compare(pair(samples, name, TUNED), config) for name in samples.releases}
     results = gates.check(config.gates, summary)
-    verdict = decide(summary, {name: bool(test["clear"]) for name, test in tests.items()}, results)
+    evidence = Evidence(
+        clear={name: bool(test["clear"]) for name, test in tests.items()},
+        worse_p=comparison.watched_tests(chances),
+        smallest=smallest,
+        prompts=pairs.prompts,
+        alpha=1 - config.confidence,
+        power=config.power,
+    )
+    verdict = decide(summary, evidence, results)
     passed = verdict.may_pass and all(result["passed"] for result in results)
     context.progress(2, 3, passed=passed)
 
@@ -70,62 +80,25 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
         "delta": summary["delta"],
         "intervals": {moment: summary[moment] for moment in ("before", "after")},
         "tests": tests,
+        "searched": searched,
+        "smallest": smallest,
+        "categories": categories,
+        "releases": releases,
         "prompts": pairs.prompts,
         "images": 2 * len(pairs.pairs),
+        "noises": samples.noises,
         "confidence": config.confidence,
+        "power": config.power,
         "resamples": config.resamples,
         "seed": config.seed,
     }
     write_json(outputs.evaluation / "evaluation.json", evaluation)
     write_json(outputs.metrics, flat_metrics(evaluation))
     write_text(outputs.summary, markdown(evaluation))
-    origins = [origin("checkpoint", inputs.checkpoint), origin("models", inputs.models)]
-    origins += sorted((origin("samples", folder) for folder in inputs.samples), key=lambda item: item.key)
-    page = render(pairs, summary, verdict, evaluation, asdict(config), checkpoint, history, models, origins)
-    write_text(outputs.report, page)
+    made = lineage([inputs.checkpoint, inputs.models, *inputs.samples], context.workspace)
+    write_text(outputs.report, render(pairs, verdict, evaluation, asdict(config), checkpoint, history, models, made))
     shutil.copyfile(outputs.report, outputs.evaluation / "report.html")
     context.progress(3, 3)
-
-
-def summarise(pairs: Pairs, reference: Reference | None, config: Config) -> dict[str, dict[str, dict[str, float]]]:
-    """``[before, after or delta][name][mean, low or high]`` for every score, and ``frechet`` where a judge exists."""
-    weights = statistics.draw_weights(pairs.prompts, config.resamples, config.seed)
-    columns = {"before": pairs.before, "after": pairs.after, "delta": pairs.after - pairs.before}
-    summary = {}
-    for moment, values in columns.items():
-        found = statistics.bootstrap_mean(values, pairs.cluster, weights, config.confidence)
-        summary[moment] = _by_name(pairs.names, found)
-    if reference is not None and pairs.features is not None:
-        before, after = pairs.features
-
-        def distances(counts: statistics.Array) -> statistics.Array:
-            left, right = reference.distance_of(before, counts), reference.distance_of(after, counts)
-            return np.array([left, right, right - left])
-
-        draws = weights[: config.frechet_resamples]
-        found = statistics.bootstrap_statistic(distances, pairs.cluster, draws, config.confidence)
-        for moment, entry in _by_name(list(columns), found).items():
-            low = entry["low"] if moment == "delta" else max(0.0, entry["low"])  # a distance is at least 0
-            summary[moment]["frechet"] = entry | {"low": low}
-    return summary
-
-
-def test_deltas(pairs: Pairs, delta: dict[str, dict[str, float]], config: Config) -> dict[str, dict[str, float | bool]]:
-    """Whether the trained reward and the judged realism moved: p, Holm-adjusted p, and ``clear`` of zero.
-
-    ``clear`` needs both the corrected test and an interval without zero.
-    """
-    p_values = statistics.sign_flip_p(pairs.after - pairs.before, pairs.cluster, config.resamples, config.seed)
-    family = {name: float(p_values[pairs.names.index(name)]) for name in TESTED if name in pairs.names}
-    adjusted = statistics.holm(family)
-    return {
-        name: {
-            "p": family[name],
-            "p_holm": adjusted[name],
-            "clear": adjusted[name] < 1 - config.confidence and not delta[name]["low"] <= 0 <= delta[name]["high"],
-        }
-        for name in family
-    }
 
 
 def flat_metrics(evaluation: dict[str, Any]) -> dict[str, float]:
@@ -136,6 +109,7 @@ def flat_metrics(evaluation: dict[str, Any]) -> dict[str, float]:
         flat[f"{name}_after"] = evaluation["after"][name]
         flat[f"{name}_delta"] = entry["mean"]
         flat[f"{name}_delta_low"], flat[f"{name}_delta_high"] = entry["low"], entry["high"]
+        flat[f"{name}_smallest"] = evaluation["smallest"][name]
     return flat
 
 
@@ -185,22 +159,6 @@ def read_reference(judge: dict[str, Any] | None, workspace: Path, pairs: Pairs) 
             f"{path} has shapes {mean.shape} and {cov.shape}: they must be ({width},) and ({width}, {width})"
         )
     return Reference(mean, cov)
-
-
-def origin(role: str, folder: Path) -> Origin:
-    """Which stage made an input, under which key, with which settings and libraries."""
-    try:
-        manifest = read_manifest(folder)
-    except InputError:  # a folder that a person put together: shown as such
-        return Origin(role, "", "", {}, {})
-    return Origin(role, manifest["stage"], manifest["key"], manifest["config"], manifest.get("versions", {}))
-
-
-def _by_name(names: list[str], found: statistics.Interval) -> dict[str, dict[str, float]]:
-    return {
-        name: {"mean": float(found.mean[k]), "low": float(found.low[k]), "high": float(found.high[k])}
-        for k, name in enumerate(names)
-    }
 
 
 STAGE = Stage(name="evaluate", config=Config, inputs=Inputs, outputs=Outputs, run=run)

@@ -9,18 +9,20 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
+from scipy.optimize import brentq
+from scipy.special import gammaincinv, ndtr, stdtrit
 
 Array = NDArray[np.float64]
 BLOCK = 256  # resamples handled at once in the sign-flip test: bounds the memory
 
 
 class Interval(NamedTuple):
-    """Estimates and their interval, each [K]."""
+    """Estimates and their interval, each [K]; ``error`` is the standard error."""
 
     mean: Array
     low: Array
     high: Array
+    error: Array
 
 
 def draw_weights(clusters: int, resamples: int, seed: int) -> Array:
@@ -30,26 +32,30 @@ def draw_weights(clusters: int, resamples: int, seed: int) -> Array:
 
 
 def bootstrap_mean(values: Array, cluster: NDArray[np.int64], weights: Array, confidence: float) -> Interval:
-    """Mean of ``values`` [N, K] with BCa bootstrap intervals over clusters (``cluster`` [N] in 0..P-1, weights [R, P]).
+    """Mean of ``values`` [N, K] with percentile intervals over clusters (``cluster`` [N] in 0..P-1, weights [R, P]).
 
-    A column that is the same in every resample has the interval [mean, mean].
+    The percentiles are widened for few clusters (:func:`levels`). A column that is the same in every resample has the
+    interval [mean, mean].
     """
     sums, counts = cluster_sums(values, cluster)
     total = counts.sum()
     mean = sums.sum(0) / total
     draws = (weights @ sums) / (weights @ counts)[:, None]
-    left_out = (sums.sum(0) - sums) / (total - counts)[:, None]
-    pull = left_out.mean(0) - left_out
-    spread = np.square(pull).sum(0) ** 1.5
-    acceleration = np.divide((pull**3).sum(0), 6 * spread, out=np.zeros_like(mean), where=spread > 0)
-    # Halves of ties count below, and the share never reaches 0 or 1, where the correction would be infinite.
-    below = ((draws < mean).mean(0) + (draws <= mean).mean(0)) / 2
-    bias = ndtri(np.clip(below, 1 / (len(draws) + 1), 1 - 1 / (len(draws) + 1)))
-    ends = []
-    for z in (ndtri((1 - confidence) / 2), ndtri((1 + confidence) / 2)):
-        level = ndtr(bias + (bias + z) / (1 - acceleration * (bias + z)))
-        ends.append(np.array([np.quantile(draws[:, k], level[k]) for k in range(len(mean))]))
-    return Interval(mean + 0.0, ends[0] + 0.0, ends[1] + 0.0)  # + 0.0 turns -0.0 into 0.0
+    low, high = np.quantile(draws, levels(confidence, len(counts)), axis=0)
+    few = len(counts) / (len(counts) - 1)
+    error = np.sqrt(few * np.square(sums - mean * counts[:, None]).sum(0)) / total
+    return Interval(mean + 0.0, low + 0.0, high + 0.0, error)  # + 0.0 turns -0.0 into 0.0
+
+
+def levels(confidence: float, clusters: int) -> tuple[float, float]:
+    """The percentiles to read of resamples of P clusters.
+
+    Plain ones are too narrow for few clusters: a resample varies by (P-1)/P of what it should, and the normal ignores
+    that the spread was estimated. Both are put right by reading further out (T. Hesterberg, "What teachers should know
+    about the bootstrap", 2015, expanded percentiles).
+    """
+    t = float(stdtrit(clusters - 1, (1 + confidence) / 2)) * np.sqrt(clusters / (clusters - 1))
+    return float(ndtr(-t)), float(ndtr(t))
 
 
 def bootstrap_statistic(
@@ -63,24 +69,58 @@ def bootstrap_statistic(
     mean = statistic(np.ones(len(cluster)))
     draws = np.stack([statistic(row[cluster]) for row in weights])
     draws += mean - draws.mean(0)
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    return Interval(mean + 0.0, low + 0.0, high + 0.0)
+    low, high = np.quantile(draws, levels(confidence, weights.shape[1]), axis=0)
+    return Interval(mean + 0.0, low + 0.0, high + 0.0, draws.std(0, ddof=1))
 
 
 def sign_flip_p(differences: Array, cluster: NDArray[np.int64], resamples: int, seed: int) -> Array:
     """Two-sided p-values [K] that the mean of ``differences`` [N, K] is not 0.
 
     If before and after were exchangeable, each prompt's difference could as well have the other sign: exact however
-    few prompts there are (with three of them no p-value is below 1/4). All zero gives 1.
+    few prompts there are. Where all 2^P choices of signs are no more than ``resamples``, each is counted once; else
+    signs are drawn. All zero gives 1.
     """
     sums, _ = cluster_sums(differences, cluster)
     observed = np.abs(sums.sum(0))
     slack = 1e-12 * np.abs(sums).sum(0)  # the same sum in another order must count as equal
-    generator = np.random.default_rng(seed)
     extreme = np.zeros(sums.shape[1])
+    exact = enumerable(len(sums), resamples)
+    if exact:  # the observed signs are among them
+        resamples = 1 << len(sums)
+    generator = np.random.default_rng(seed)
     for start in range(0, resamples, BLOCK):
-        signs = generator.integers(0, 2, (min(BLOCK, resamples - start), len(sums))) * 2.0 - 1
+        rows = np.arange(start, min(start + BLOCK, resamples))
+        if exact:
+            signs = (rows[:, None] >> np.arange(len(sums)) & 1) * 2.0 - 1
+        else:
+            signs = generator.integers(0, 2, (len(rows), len(sums))) * 2.0 - 1
         extreme += (np.abs(signs @ sums) >= observed - slack).sum(0)
+    return extreme / resamples if exact else (1 + extreme) / (1 + resamples)
+
+
+def enumerable(clusters: int, resamples: int) -> bool:
+    """Whether all choices of signs are counted, rather than some drawn."""
+    return clusters < 63 and 1 << clusters <= resamples
+
+
+def smallest_p(clusters: int, resamples: int) -> float:
+    """The smallest p-value that :func:`sign_flip_p` can give: that of prompts which all moved the same way."""
+    return 2.0 ** (1 - clusters) if enumerable(clusters, resamples) else max(2.0 ** (1 - clusters), 1 / (1 + resamples))
+
+
+def clusters_needed(tests: int, alpha: float) -> int:
+    """The fewest prompts with which a sign-flip test can reject at level ``alpha`` as one of ``tests`` (Holm)."""
+    return next(clusters for clusters in range(2, 1000) if 2.0 ** (1 - clusters) * tests < alpha)
+
+
+def swap_p(
+    statistic: Callable[[NDArray[np.bool_]], float], cluster: NDArray[np.int64], resamples: int, seed: int
+) -> float:
+    """As :func:`sign_flip_p` for any ``statistic`` of which rows [N] are swapped between before and after."""
+    observed = abs(statistic(np.zeros(len(cluster), bool)))
+    generator = np.random.default_rng(seed)
+    flips = generator.integers(0, 2, (resamples, int(cluster.max()) + 1)).astype(bool)
+    extreme = sum(abs(statistic(row[cluster])) >= observed * (1 - 1e-9) for row in flips)
     return (1 + extreme) / (1 + resamples)
 
 
@@ -92,6 +132,34 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, (len(ordered) - rank) * p))
         adjusted[name] = largest
     return adjusted
+
+
+def benjamini_hochberg(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Benjamini-Hochberg adjusted p-values: below alpha where the false discovery rate alpha rejects."""
+    adjusted, smallest = {}, 1.0
+    ordered = sorted(p_values.items(), key=lambda item: (item[1], item[0]))
+    for rank in range(len(ordered), 0, -1):
+        name, p = ordered[rank - 1]
+        smallest = min(smallest, p * len(ordered) / rank)
+        adjusted[name] = smallest
+    return {name: adjusted[name] for name in p_values}
+
+
+def smallest_effect(error: Array, clusters: int, alpha: float, power: float) -> Array:
+    """The smallest true mean difference [K] that a two-sided t-test at ``alpha`` finds with probability ``power``.
+
+    ``error`` [K] is the standard error over P clusters: what this sample could have shown, whatever it did show.
+    """
+    freedom = clusters - 1
+    critical = float(stdtrit(freedom, 1 - alpha / 2))
+    # How far the estimated spread is from the true one, at evenly spaced quantiles: chi over the root of its freedom.
+    chances = (np.arange(4000) + 0.5) / 4000
+    spread = np.sqrt(2 * gammaincinv(freedom / 2, chances) / freedom)
+
+    def missing(shift: float) -> float:
+        return power - float((ndtr(shift - critical * spread) + ndtr(-shift - critical * spread)).mean())
+
+    return error * float(brentq(missing, 0.0, 8 * critical + 20.0))
 
 
 def cluster_sums(values: Array, cluster: NDArray[np.int64]) -> tuple[Array, Array]:

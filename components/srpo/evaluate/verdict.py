@@ -1,14 +1,16 @@
 """What the comparison says, in one honest sentence."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from srpo.evaluate.gates import accepted_costs
+from srpo.evaluate.statistics import clusters_needed
 
 LOWER_IS_BETTER = frozenset({"frechet"})
-TRAINED = "srp"
-JUDGE = ("p_realistic", "content", "frechet")  # independent: never a reward
-GUARDS = (TRAINED, "held_out", *JUDGE)  # what must not get worse
+TRAINED = "srp"  # of the first reward; those of others are reward_2_srp, reward_3_srp, ...
+REALISTIC = "p_realistic"
+JUDGE = (REALISTIC, "content", "frechet")  # independent: never a reward
 LABELS = {
     "srp": "trained reward",
     "held_out": "held-out reward",
@@ -22,12 +24,12 @@ Summary = Mapping[str, Mapping[str, Mapping[str, float]]]  # [before, after or d
 
 
 class Verdict(NamedTuple):
-    """``kind`` is improved, cost, unconfirmed, hacked, mixed, worse or none."""
+    """``kind`` is improved, cost, unconfirmed, hacked, mixed, worse, none or undecided."""
 
     kind: str
     headline: str
     numbers: list[str]
-    effect: bool  # the trained reward or the judged realism moved, clear of zero after correction
+    effect: bool  # a reward that was trained on or the judged realism moved, clear of zero after correction
 
     @property
     def sentence(self) -> str:
@@ -40,14 +42,48 @@ class Verdict(NamedTuple):
         return self.kind in ("improved", "cost", "unconfirmed")
 
 
-def decide(summary: Summary, clear: Mapping[str, bool], gates: list[dict[str, Any]]) -> Verdict:
-    """The verdict on ``summary``; ``clear`` says of each tested name whether its delta is not 0 after correction."""
-    delta = summary["delta"]
+class Evidence(NamedTuple):
+    """What the tests found."""
+
+    clear: Mapping[str, bool]  # of each of :func:`effects`: its delta is not 0, after correction
+    worse_p: Mapping[str, float]  # of each of :func:`watched`: the corrected p-value that its delta is 0
+    smallest: Mapping[str, float]  # the smallest effect that would have been found
+    prompts: int
+    alpha: float
+    power: float
+
+
+def trained(names: Iterable[str]) -> list[str]:
+    """The measures that training maximised."""
+    return [name for name in names if name == TRAINED or re.fullmatch(r"reward_\d+_srp", name)]
+
+
+def effects(names: Iterable[str]) -> list[str]:
+    """The measures that say whether training did anything."""
+    names = list(names)
+    return trained(names) + [name for name in names if name == REALISTIC]
+
+
+def watched(names: Iterable[str]) -> list[str]:
+    """The measures that must not get worse: rewards trained on, held-out rewards, the judge's."""
+    names = list(names)
+    held_out = [name for name in names if re.fullmatch(r"held_out(_\d+_score)?", name)]
+    return trained(names) + held_out + [name for name in JUDGE if name in names]
+
+
+def decide(summary: Summary, evidence: Evidence, gates: list[dict[str, Any]]) -> Verdict:
+    """The verdict on ``summary``."""
+    delta, clear = summary["delta"], evidence.clear
     gained = [name for name, moved in clear.items() if moved and delta[name]["mean"] > 0]
-    worse = [name for name in GUARDS if name in delta and _clearly_worse(name, delta[name])]
+    # A loss stops a release as soon as its own interval says so. Among several measures one does so by chance more
+    # often than a single one would, so that training *made it worse* is said only after correction.
+    worse = [name for name in watched(delta) if _clearly_worse(name, delta[name])]
+    beyond_chance = [name for name in worse if evidence.worse_p[name] < evidence.alpha]
     accepted = accepted_costs(gates, LOWER_IS_BETTER)
     harm = [name for name in worse if name not in accepted]
-    if gained and harm and TRAINED in gained:
+    needed = clusters_needed(max(1, len(clear)), evidence.alpha)
+    numbers = [_number(name, summary) for name in watched(delta)]
+    if gained and harm and trained(gained):
         kind, headline = "hacked", f"Reward hacking is likely, the trained reward rose but {_list(harm)} got worse"
     elif gained and harm:
         kind, headline = "mixed", f"The images are {_list(gained)} more often but {_list(harm)} got worse"
@@ -56,17 +92,25 @@ def decide(summary: Summary, clear: Mapping[str, bool], gates: list[dict[str, An
             "cost",
             f"Training helped, {_list(gained)} rose, at a cost in {_list(worse)} that the gates accept",
         )
-    elif gained == [TRAINED] and "p_realistic" in delta:
+    elif gained and gained == trained(gained) and REALISTIC in delta:
         kind, headline = "unconfirmed", "The trained reward rose, but the independent judge sees no more realism"
     elif gained:
         kind, headline = "improved", f"Training helped, {_list(gained)} rose and nothing watched got clearly worse"
-    elif worse:
-        kind, headline = "worse", f"Training made it worse, {_list(worse)} got worse and nothing was gained"
+    elif beyond_chance:
+        kind, headline = "worse", f"Training made it worse, {_list(beyond_chance)} got worse and nothing was gained"
     elif all(entry["low"] == entry["mean"] == entry["high"] == 0 for entry in delta.values()):
         kind, headline = "none", "No effect was found, every number is the same before and after"
+    elif evidence.prompts < needed:
+        kind, headline = (
+            "undecided",
+            f"These samples are too few to show any effect, {evidence.prompts} prompts where a test of {len(clear)} "
+            f"measures needs at least {needed}",
+        )
     else:
         kind, headline = "none", "No effect was found"
-    numbers = [_number(name, summary) for name in GUARDS if name in delta]
+        if worse:
+            headline += f", though {_list(worse)} got worse, by no more than chance explains among so many measures"
+        numbers.append(_could_have_shown(evidence))
     if not any(name in delta for name in JUDGE):
         numbers.append("no independent judge has seen these images, so only people's ratings can confirm it")
     return Verdict(kind, headline, numbers, any(clear.values()))
@@ -74,6 +118,11 @@ def decide(summary: Summary, clear: Mapping[str, bool], gates: list[dict[str, An
 
 def _clearly_worse(name: str, delta: Mapping[str, float]) -> bool:
     return delta["low"] > 0 if name in LOWER_IS_BETTER else delta["high"] < 0
+
+
+def _could_have_shown(evidence: Evidence) -> str:
+    least = [f"{show(evidence.smallest[name])} in {label(name)}" for name in evidence.clear]
+    return f"a true change of {' and '.join(least)} would have been found with {evidence.power:.0%} probability"
 
 
 def _number(name: str, summary: Summary) -> str:
@@ -87,6 +136,8 @@ def _number(name: str, summary: Summary) -> str:
 
 def label(name: str) -> str:
     """A name in a reader's words."""
+    if match := re.fullmatch(r"reward_(\d+)_(srp|score)", name):
+        return f"trained reward {match[1]}" + (", plain" if match[2] == "score" else "")
     return LABELS.get(name, name.replace("_", " "))
 
 
@@ -95,7 +146,9 @@ def show(value: float, sign: bool = False) -> str:
     if value == 0:
         return "0"
     places = 4 if abs(value) < 0.1 else 3 if abs(value) < 10 else 1
-    text = f"{value:.{places}f}" if 1e-4 <= abs(value) < 1e5 else f"{value:.2g}"
+    text = f"{value:.{places}f}" if 1e-4 <= abs(value) < 1e5 else f"{value:.1e}"
+    if 1e-6 <= abs(value) < 1e-4:
+        text = f"{value:.6f}"
     return ("+" if sign and value > 0 else "") + text.replace("-", "−")
 
 

@@ -1,5 +1,7 @@
 """The stage from shards to verdict and page."""
 
+import base64
+import hashlib
 import json
 import re
 import sys
@@ -111,7 +113,9 @@ def test_metrics_are_flat_finite_numbers(scene):
         (lambda rows: rows[3]["scores"].pop("saturation"), "noise 1, model tuned differs.*'saturation'"),
         (lambda rows: rows[3]["scores"].update(content=float("nan")), "content nan: it must be a finite"),
         (lambda rows: rows[3].update(features=[1.0]), "features of lengths"),
-        (lambda rows: rows[3].update(model="other"), "'other': it must be one of base, tuned"),
+        (lambda rows: rows[3].update(model="other"), "noise 1, model tuned is missing"),
+        (lambda rows: [row.update(model="base") for row in rows[1::2]], "is in samples twice"),
+        (lambda rows: rows.__delitem__(slice(1, None, 2)), "no images of 'tuned': found are base"),
         (lambda rows: rows.__delitem__(slice(6, None)), "1 prompts: at least 2"),
     ],
 )
@@ -157,13 +161,26 @@ def test_the_page_escapes_prompts_and_loads_nothing(scene):
     html = (scene.evaluate() / "report.html").read_text(encoding="utf-8")
     page = Page()
     page.feed(html)
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1, "our own alone"
     assert "link" not in page.tags
     assert page.links
-    assert all(link.startswith("data:image/") for link in page.links)
+    assert all(link.startswith(("data:image/", "data:application/json")) for link in page.links)
     assert "url(" not in html
     assert "@import" not in html
     assert "&lt;script&gt;alert(1)" in html
+
+
+def test_the_page_forbids_every_script_and_style_but_its_own(scene):
+    """Even a prompt that found a way around the escaping could neither run nor load anything."""
+    html = (scene.evaluate() / "report.html").read_text(encoding="utf-8")
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', html)[1]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.replace("&#39;", "'").split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "data:"
+    for tag in ("style", "script"):
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert rules[f"{tag}-src"] == f"'sha256-{digest}'"
 
 
 def test_the_page_stays_small_for_256_images(scene):

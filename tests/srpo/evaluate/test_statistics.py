@@ -3,36 +3,65 @@
 import numpy as np
 import pytest
 from scipy import linalg, stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
 from srpo.evaluate import statistics
 from srpo.evaluate.frechet import Reference, frechet_distance
 
 
-def test_intervals_equal_scipys_bca_when_every_row_is_a_cluster_of_its_own():
-    values = np.random.default_rng(3).exponential(1, (40, 1))  # skewed: percentile and BCa differ
-    rows = np.arange(40)
-    found = statistics.bootstrap_mean(values, rows, statistics.draw_weights(40, 20_000, 0), 0.95)
-    theirs = stats.bootstrap((values[:, 0],), np.mean, n_resamples=20_000, method="BCa", rng=1).confidence_interval
-    plain = stats.bootstrap(
-        (values[:, 0],), np.mean, n_resamples=20_000, method="percentile", rng=1
+def test_intervals_equal_scipys_percentiles_further_out_when_every_row_is_a_cluster_of_its_own():
+    values = np.random.default_rng(3).exponential(1, (12, 1))
+    found = statistics.bootstrap_mean(values, np.arange(12), statistics.draw_weights(12, 20_000, 0), 0.95)
+    # Student's t for 11 degrees of freedom, and the spread of a resample, which is too small by 11/12.
+    level = stats.norm.cdf(stats.t.ppf(0.975, 11) * np.sqrt(12 / 11)) * 2 - 1
+    assert level > 0.97
+    theirs = stats.bootstrap(
+        (values[:, 0],), np.mean, confidence_level=level, n_resamples=20_000, method="percentile", rng=1
     ).confidence_interval
     assert found.mean[0] == pytest.approx(values.mean())
-    assert (found.low[0], found.high[0]) == pytest.approx((theirs.low, theirs.high), abs=0.012)
-    assert abs(found.high[0] - plain.high) > 0.02
+    assert (found.low[0], found.high[0]) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+    assert found.error[0] == pytest.approx(stats.sem(values[:, 0]))
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say_only_when_clustered():
-    generator = np.random.default_rng(11)
-    prompts, noises, runs = 30, 4, 300
-    cluster = np.repeat(np.arange(prompts), noises)
-    of_prompt = generator.normal(0, 1, (prompts, runs))[cluster]
-    values = 0.5 + of_prompt + generator.normal(0, 0.5, (prompts * noises, runs))  # each column is one study
-    by_prompt = statistics.bootstrap_mean(values, cluster, statistics.draw_weights(prompts, 600, 1), 0.95)
-    rows = np.arange(len(values))
-    by_row = statistics.bootstrap_mean(values, rows, statistics.draw_weights(len(rows), 600, 1), 0.95)
-    covered, naive = (np.mean((found.low <= 0.5) & (found.high >= 0.5)) for found in (by_prompt, by_row))
-    assert 0.91 <= covered <= 0.98
-    assert naive < 0.8
+def test_many_clusters_need_no_widening():
+    assert statistics.levels(0.95, 100_000) == pytest.approx((0.025, 0.975), abs=1e-4)
+    assert statistics.levels(0.95, 5)[0] < 0.001
+
+
+def studies(kind, prompts, number):
+    """Many studies at once with a known mean difference: clusters [N], values [N, number], the truth."""
+    generator = np.random.default_rng(prompts)
+    sizes = generator.integers(1, 7, prompts) if kind == "unequal" else np.full(prompts, 4)
+    cluster = np.repeat(np.arange(prompts), sizes)
+    shape = (prompts, number)
+    if kind == "content":  # -1, 0 or 1: lost, kept, gained; rare, and more in some prompts
+        gained = generator.random((len(cluster), number)) < 0.05
+        lost = generator.random((len(cluster), number)) < generator.beta(1, 9, shape)[cluster]
+        return cluster, gained.astype(float) - lost, -0.05
+    of_prompt = {
+        "normal": lambda: generator.normal(0, 1, shape),
+        "unequal": lambda: generator.normal(0, 1, shape),
+        "heavy": lambda: generator.standard_t(3, shape),
+        "skewed": lambda: (generator.gamma(4, 1, shape) - 4) / 2,
+    }[kind]()
+    return cluster, 0.5 + of_prompt[cluster] + generator.normal(0, 0.5, (len(cluster), number)), 0.5
+
+
+@pytest.mark.parametrize("prompts", [20, 64])
+@pytest.mark.parametrize("kind", ["normal", "unequal", "heavy", "skewed", "content"])
+def test_intervals_cover_the_truth_in_93_of_100_studies_at_least(kind, prompts):
+    cluster, values, truth = studies(kind, prompts, 1500)
+    found = statistics.bootstrap_mean(values, cluster, statistics.draw_weights(prompts, 600, 1), 0.95)
+    assert 0.93 <= np.mean((found.low <= truth) & (truth <= found.high)) <= 0.97
+
+
+def test_intervals_that_take_every_image_for_itself_do_not_cover():
+    cluster, values, truth = studies("normal", 30, 500)
+    weights = statistics.draw_weights(len(values), 600, 1)
+    found = statistics.bootstrap_mean(values, np.arange(len(values)), weights, 0.95)
+    assert np.mean((found.low <= truth) & (truth <= found.high)) < 0.8
+    assert len(values) == 4 * len(np.unique(cluster))
 
 
 def test_sign_flip_rejects_a_true_null_no_more_often_than_it_says():
@@ -43,9 +72,42 @@ def test_sign_flip_rejects_a_true_null_no_more_often_than_it_says():
     assert np.mean(statistics.sign_flip_p(nothing + 2, cluster, 999, 0) <= 0.05) > 0.95
 
 
+@pytest.mark.parametrize("prompts", [3, 6, 9, 12])
+def test_sign_flips_equal_scipys_permutation_test(prompts):
+    """Exactly, where all choices of signs are counted; nearly, where they are drawn (12 prompts have 4096)."""
+    generator = np.random.default_rng(prompts)
+    cluster = np.repeat(np.arange(prompts), 2)
+    values = generator.normal(0.4, 1, (2 * prompts, 3))
+    found = statistics.sign_flip_p(values, cluster, 2000, 0)
+    means = values.reshape(prompts, 2, 3).mean(1)
+    for k in range(3):
+        theirs = stats.permutation_test(
+            (means[:, k],), np.mean, permutation_type="samples", n_resamples=1 << prompts, rng=0
+        ).pvalue
+        assert found[k] == pytest.approx(theirs, abs=1e-12 if prompts < 11 else 0.04)
+
+
 def test_few_prompts_can_never_be_significant():
-    cluster = np.repeat(np.arange(3), 100)
-    assert statistics.sign_flip_p(np.ones((300, 1)), cluster, 2000, 0)[0] > 0.2
+    for prompts in (2, 3, 6, 20):
+        every = statistics.sign_flip_p(np.ones((prompts, 1)), np.arange(prompts), 2000, 0)[0]
+        assert every == pytest.approx(statistics.smallest_p(prompts, 2000), abs=2e-3)
+    assert statistics.smallest_p(3, 2000) == 0.25
+    # Six prompts reach 1/32, and Holm's first step for two measures asks for less than 0.025.
+    assert [statistics.clusters_needed(tests, 0.05) for tests in (1, 2, 3)] == [6, 7, 7]
+
+
+def test_swapping_rows_of_a_mean_is_flipping_signs():
+    generator = np.random.default_rng(4)
+    cluster, before = np.repeat(np.arange(15), 2), generator.normal(0, 1, 30)
+    after = before + generator.normal(0.3, 0.6, 30)
+
+    def difference(swapped):
+        return float(np.where(swapped, before - after, after - before).mean())
+
+    swapped = statistics.swap_p(difference, cluster, 2000, 1)
+    flipped = statistics.sign_flip_p((after - before)[:, None], cluster, 2000, 2)[0]
+    assert 0.001 < flipped < 0.3
+    assert swapped == pytest.approx(flipped, abs=0.04)
 
 
 def test_nothing_changed_gives_exactly_zero():
@@ -59,6 +121,35 @@ def test_prompts_with_more_images_weigh_more():
     values, cluster = np.array([[1.0], [1.0], [1.0], [5.0]]), np.array([0, 0, 0, 1])
     found = statistics.bootstrap_mean(values, cluster, statistics.draw_weights(2, 200, 0), 0.95)
     assert found.mean[0] == 2
+
+
+@pytest.mark.parametrize("number", [1, 2, 5, 40])
+def test_corrections_equal_statsmodels(number):
+    p_values = np.random.default_rng(number).beta(0.3, 2, number).round(2).tolist()  # many small ones, some equal
+    family = {str(place): p for place, p in enumerate(p_values)}
+    for ours, theirs in ((statistics.holm, "holm"), (statistics.benjamini_hochberg, "fdr_bh")):
+        adjusted = ours(family)
+        assert list(map(adjusted.get, family)) == pytest.approx(multipletests(p_values, method=theirs)[1].tolist())
+
+
+@pytest.mark.parametrize(("prompts", "alpha", "power"), [(8, 0.05, 0.8), (64, 0.025, 0.8), (3200, 0.05, 0.9)])
+def test_the_smallest_effect_is_that_of_statsmodels(prompts, alpha, power):
+    size = TTestPower().solve_power(nobs=prompts, alpha=alpha, power=power)  # in standard deviations
+    found = statistics.smallest_effect(np.array([1.0, 2.0]), prompts, alpha, power)
+    assert found.tolist() == pytest.approx([size * np.sqrt(prompts), 2 * size * np.sqrt(prompts)], rel=1e-3)
+
+
+def test_the_smallest_effect_is_found_as_often_as_it_says():
+    """Of the very test that decides: sign flips over prompts, at 80 % power."""
+    prompts, number = 24, 400
+    generator = np.random.default_rng(8)
+    cluster = np.repeat(np.arange(prompts), 2)
+    spread = np.sqrt(1 + 0.5**2 / 2)
+    effect = statistics.smallest_effect(np.array([spread / np.sqrt(prompts)]), prompts, 0.05, 0.8)[0]
+    values = effect + generator.normal(0, 1, (prompts, number))[cluster] + generator.normal(0, 0.5, (48, number))
+    assert np.mean(statistics.sign_flip_p(values, cluster, 999, 0) < 0.05) == pytest.approx(0.8, abs=0.06)
+    found = statistics.bootstrap_mean(values, cluster, statistics.draw_weights(prompts, 200, 0), 0.95)
+    assert found.error.mean() == pytest.approx(spread / np.sqrt(prompts), rel=0.03)
 
 
 def test_holm_gives_the_textbook_values():
