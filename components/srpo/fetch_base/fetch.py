@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from srpo.core.contracts.errors import InputError
+from srpo.core.contracts.errors import InputError, require
 from srpo.core.storage import model_cache as cached
 from srpo.core.storage.files import digest_of, list_files, readable_size
 from srpo.core.storage.lease import Lease, lease
@@ -172,7 +172,7 @@ def fetch(found: Found, place: Place, progress: Callable[[int], None] = lambda c
         InputError: no room, no right to read it, or what came is not what it should be.
         OSError: the hub or the store keeps failing; what has arrived is kept for the next call.
     """
-    if not problems(found, place):
+    if not problems(found, place) and not _left(found, place):
         progress(found.size)
         return found
     with lease(place.cache / "leases" / found.key, _waiting(found.entry)) as held:
@@ -180,8 +180,15 @@ def fetch(found: Found, place: Place, progress: Callable[[int], None] = lambda c
         wrong = problems(found, place)
         if wrong:
             found = _fill(found, wrong, place, held, progress)
+        for path in _left(found, place):
+            shutil.rmtree(path, ignore_errors=True)
     progress(found.size)
     return found
+
+
+def _left(found: Found, place: Place) -> list[Path]:
+    """What is in work of this model, or was when its process was killed."""
+    return list(place.cache.glob(f"partial/{found.key}*"))
 
 
 def _fill(found: Found, wrong: list[str], place: Place, held: Lease, progress: Callable[[int], None]) -> Found:
@@ -197,11 +204,11 @@ def _fill(found: Found, wrong: list[str], place: Place, held: Lease, progress: C
         return _keep(found, staging, place, held)
     if place.offline and not found.entry.local:
         raise InputError(missing_message([(found.entry, found, wrong)], place))
+    convert = _conversion(found.entry)
     found = _receive(found, staging, place, tell)
     try:
-        if found.entry.convert:
-            staging, contents = _convert(found, staging)
-            found = dataclasses.replace(found, contents=contents)
+        if convert is not None:
+            staging, found = _converted(found, staging, convert)
         cached.check_weights(staging)
     except InputError:  # what came is whole, and is no model: nothing to go on from
         shutil.rmtree(place.cache / "partial" / found.key, ignore_errors=True)
@@ -238,27 +245,42 @@ def _keep(found: Found, staging: Path, place: Place, held: Lease) -> Found:
     found = dataclasses.replace(found, folder=digest_of(found.contents))
     _write(found, place)
     cached.publish(staging, found.contents, place.cache)
-    shutil.rmtree(place.cache / "partial" / found.key, ignore_errors=True)
     return found
 
 
-def _convert(found: Found, staging: Path) -> tuple[Path, list[dict[str, Any]]]:
-    """The released files in ``staging`` as a folder of safetensors beside it. The one place that needs torch."""
+def _conversion(entry: Entry) -> Callable[[str, dict[str, Path], Path], None] | None:
+    """What turns the released files of ``entry`` into safetensors; None where they are. The one place that needs torch.
+
+    Raises:
+        InputError: there is no such conversion, or no torch to read the files with: before anything is fetched.
+    """
+    if not entry.convert:
+        return None
     try:
-        from srpo.core.rewards.convert import convert_reward
+        from srpo.core.rewards.convert import CONVERSIONS, convert_reward
     except ModuleNotFoundError as error:
         raise InputError(
-            f"{found.entry.name!r} is released in a format that torch must read ({error}): it must be fetched where "
+            f"{entry.name!r} is released in a format that torch must read ({error}): it must be fetched where "
             "the project is installed as srpo[gpu]"
         ) from None
+    require(
+        entry.convert in CONVERSIONS, f"convert of {entry.name!r}", entry.convert, f"one of {', '.join(CONVERSIONS)}"
+    )
+    return convert_reward
+
+
+def _converted(
+    found: Found, staging: Path, convert: Callable[[str, dict[str, Path], Path], None]
+) -> tuple[Path, Found]:
+    """The released files in ``staging`` as a folder of safetensors beside it."""
     folder = staging.with_name(f"{staging.name}.converted")
     shutil.rmtree(folder, ignore_errors=True)
-    convert_reward(found.entry.convert, named_for(found, staging), folder)
+    convert(found.entry.convert, named_for(found, staging), folder)
     contents = list_files(folder)
     unsafe = [entry["path"] for entry in contents if not File(entry["path"], 0).safe]
     if unsafe:
         raise RuntimeError(f"the conversion {found.entry.convert!r} left {unsafe[0]}: it must leave safetensors only")
-    return folder, contents
+    return folder, dataclasses.replace(found, contents=contents)
 
 
 def named_for(found: Found, staging: Path) -> dict[str, Path]:

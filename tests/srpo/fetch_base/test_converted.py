@@ -1,8 +1,10 @@
 """Rewards that are released as `.pt`: fetched, read as tensors alone, kept as safetensors."""
 
+import dataclasses
 import io
 import json
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,15 +121,14 @@ def test_released_files_on_a_disk_are_converted_too(released, tmp_path):
     assert json.loads((folder / "config.json").read_text())["model_type"] == "clip"
 
 
-@pytest.mark.parametrize("name", [name for name, entry in catalogue()["rewards"].items() if entry.convert])
-def test_every_conversion_of_the_catalogue_is_known(name, tmp_path):
-    """The conversion exists, and is given the names that it asks for."""
-    from srpo.core.rewards.convert import CONVERSIONS
-
-    entry = catalogue()["rewards"][name]
-    if entry.convert not in CONVERSIONS:
-        pytest.xfail(f"no conversion {entry.convert!r} yet")
-    assert entry.convert in CONVERSIONS
+def test_what_cannot_be_converted_is_not_fetched(hps, tmp_path, monkeypatch):
+    entry = dataclasses.replace(HPS, convert="hpsv3")
+    with pytest.raises(InputError, match=r"convert of 'hps' is 'hpsv3': it must be one of .*hpsv2"):
+        fetch(look_up(entry, Place(tmp_path)), Place(tmp_path))
+    monkeypatch.setitem(sys.modules, "srpo.core.rewards.convert", None)  # as where there is no torch
+    with pytest.raises(InputError, match=r"'hps' is released in a format that torch must read"):
+        get(Place(tmp_path))
+    assert not hps.got(RELEASE)
 
 
 def test_the_weights_are_handed_on_as_such(tmp_path):

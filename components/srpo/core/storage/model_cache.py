@@ -52,7 +52,9 @@ class File:
 def damaged(folder: Path, contents: Iterable[dict[str, Any]]) -> list[str]:
     """Names of files in ``folder`` that are missing, too many, or other than ``contents`` (of ``list_files``) says."""
     expected = {entry["path"]: entry for entry in contents}
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    # NFS keeps a removed file under a name of its own while another machine reads it.
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".nfs"))
+    there = {path.relative_to(folder).as_posix() for path in files}
     wrong = set(expected) ^ there
     for name in set(expected) & there:
         path, entry = folder / name, expected[name]
