@@ -11,6 +11,7 @@ from srpo.core.backbones.pipelines import check_folder
 from srpo.core.contracts.errors import InputError
 from srpo.core.execution.stage import Context, Stage
 from srpo.core.reports.page import page, table
+from srpo.core.rewards.folders import check_reward_folder
 from srpo.core.storage.models import ModelEntry, folder_digest, write_models
 from srpo.fetch_base import hub
 from srpo.fetch_base.catalogue import Entry, find
@@ -105,14 +106,17 @@ def check_kept(role: str, folder: Path) -> None:
     Raises:
         InputError: a part or a JSON file is missing, or there is no safetensors below it.
     """
+    what = "model" if role == "base" else "reward"
     if role == "base":
         check_folder(folder)
-    what, names = ("model", ["model_index.json"]) if role == "base" else ("reward", ["config.json"])
-    for name in names + ["preprocessor_config.json"] * (role not in ("base", "judge")):
-        try:
-            json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise InputError(f"{what} folder {str(folder)!r} has no readable {name}") from None
+    elif role != "judge":
+        check_reward_folder(folder)
+    names = {"base": "model_index.json", "judge": "config.json"}
+    name = names.get(role, "preprocessor_config.json")
+    try:
+        json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{what} folder {str(folder)!r} has no readable {name}") from None
     if not any(folder.rglob("*.safetensors")):
         raise InputError(f"{what} folder {str(folder)!r} holds no *.safetensors: weights must be safetensors")
 

@@ -13,10 +13,13 @@ from fake_hub import PAGE
 from open_clip_models import random_model, release
 
 from srpo.core.contracts.errors import InputError
+from srpo.core.rewards.convert import CONVERSIONS, convert_reward
 from srpo.core.rewards.dual_encoder import ImageTower, TextTower
+from srpo.core.rewards.folders import check_reward_folder
 from srpo.core.storage import model_cache
+from srpo.core.storage.model_cache import File
 from srpo.fetch_base.catalogue import Entry, Part, catalogue
-from srpo.fetch_base.fetch import Place, fetch, look_up, named_for, problems
+from srpo.fetch_base.fetch import Found, Place, fetch, look_up, named_for, problems
 
 RELEASE, CONFIG = "HPS_v2.1_compressed.pt", "open_clip_config.json"
 TOKENIZER = Part(source="hf://org/tokenizer", files=("vocab.json", "merges.txt"))
@@ -131,14 +134,40 @@ def test_what_cannot_be_converted_is_not_fetched(hps, tmp_path, monkeypatch):
     assert not hps.got(RELEASE)
 
 
-def test_the_weights_are_handed_on_as_such(tmp_path):
-    found = look_up_of(catalogue()["rewards"]["aesthetic-v2"])
-    assert {"head", "config.json", "model.safetensors"} <= set(named_for(found, tmp_path))
+NEEDED = {
+    "hpsv2": {"weights", "vocab.json", "merges.txt"},
+    "aesthetic": {"head", "config.json", "model.safetensors", "preprocessor_config.json"},
+    "image_reward": {"weights", "med_config.json", "vocab.txt"},
+}
 
 
-def look_up_of(entry):
-    """As the hub would answer: every file that is named, there."""
-    from srpo.core.storage.model_cache import File
-    from srpo.fetch_base.fetch import Found
+@pytest.mark.parametrize("name", [name for name, entry in catalogue()["rewards"].items() if entry.convert])
+def test_every_conversion_of_the_catalogue_is_given_what_it_asks_for(name, tmp_path):
+    entry = catalogue()["rewards"][name]
+    found = Found(entry, "key", [("main", [File(file, 1) for file in part.files]) for part in entry.parts])
+    assert entry.convert in CONVERSIONS
+    assert set(named_for(found, tmp_path)) >= NEEDED[entry.convert]
 
-    return Found(entry, "key", [("main", [File(name, 1) for name in part.files]) for part in entry.parts])
+
+@pytest.mark.real
+def test_the_aesthetic_head_of_the_catalogue_meets_its_clip(hub, tmp_path):
+    """From the repositories that the catalogue names, with a small CLIP and a head that fits it."""
+    model, config = random_model(quick_gelu=True)
+    convert_reward("open_clip", release(tmp_path / "files", model, config), tmp_path / "clip")
+    sizes = (config["embed_dim"], 16, 12, 8, 4, 1)
+    head = {}
+    for place, before, after in zip((0, 2, 4, 6, 7), sizes, sizes[1:], strict=False):
+        head |= {f"layers.{place}.weight": torch.rand(after, before), f"layers.{place}.bias": torch.rand(after)}
+    data = io.BytesIO()
+    torch.save(head, data)
+    entry = catalogue()["rewards"]["aesthetic-v2"]
+    files = {path.name: path.read_bytes() for path in (tmp_path / "clip").iterdir()}
+    named = {name: files.get(name, b"{}") for name in entry.also[0].files}
+    hub.add("openai/clip-vit-large-patch14", named, commit=entry.also[0].revision)
+    hub.add("camenduru/improved-aesthetic-predictor", {entry.files[0]: data.getvalue()})
+    place = Place(tmp_path / "cache")
+    with pytest.raises(InputError, match="the catalogue says 21dd590f"):  # it is not the published head
+        look_up(entry, place)
+    found = fetch(look_up(dataclasses.replace(entry, sha256={}), place), place)
+    assert check_reward_folder(place.cache / found.folder) == "aesthetic"
+    assert "head.safetensors" in {path.name for path in (place.cache / found.folder).iterdir()}

@@ -210,3 +210,29 @@ def test_what_the_catalogue_says_of_a_model_makes_another_result(hub, tmp_path, 
     after, _ = fetch(tmp_path, **config)
     assert json.loads((after / "manifest.json").read_text())["key"] != before
     assert read_models(after, workspace)["reward"].positive_words == ("C",)
+
+
+def test_published_models_are_put_together_from_their_repositories(hub, tmp_path, monkeypatch):
+    """FLUX.1-dev and PickScore as the catalogue has them, from a hub that holds the tiny ones under their names."""
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    flux, pickscore = find("base", "black-forest-labs/FLUX.1-dev"), find("rewards", "pickscore")
+    base = {path.relative_to(BASE).as_posix(): path.read_bytes() for path in BASE.rglob("*") if path.is_file()}
+    more = {"LICENSE.md": b"terms", "flux1-dev.safetensors": b"the same again", "dev_grid.jpg": b"", "README.md": b""}
+    hub.add("black-forest-labs/FLUX.1-dev", base | more, commit=flux.revision)
+    hub.gated.add("black-forest-labs/FLUX.1-dev")
+    files = {path.name: path.read_bytes() for path in REWARD.iterdir()}
+    rest = {name: files.get(name, b"{}") for part in pickscore.also for name in part.files}
+    weights = {name: files[name] for name in pickscore.files}
+    hub.add("yuvalkirstain/PickScore_v1", weights | {"pytorch_model.bin": b"pickle"}, commit=pickscore.revision)
+    hub.add("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", files | rest, commit=pickscore.also[0].revision)
+    config = {"model": flux.name, "reward": "pickscore", "held_out_reward": "clip-vit-h-14"}
+    models, workspace = fetch(tmp_path, **config)
+    found = read_models(models, workspace)
+    names = {path.relative_to(found["base"].folder).as_posix() for path in found["base"].folder.rglob("*.*")}
+    assert {name for name in names if "/" not in name} == {"model_index.json", "LICENSE.md"}
+    assert names >= {name for name in base if "/" in name}
+    assert {path.name for path in found["reward"].folder.iterdir()} == {*weights, *rest}
+    assert (found["base"].commercial_use, found["reward"].commercial_use) == (False, True)
+    report = (tmp_path / "fetch_base" / "report").read_text()
+    assert "flux-1-dev-non-commercial-license" in report
+    assert "not allowed" in report
