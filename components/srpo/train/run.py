@@ -16,7 +16,7 @@ from srpo.core.contracts.config import from_mapping
 from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.order import prompt_order
 from srpo.core.contracts.prompts import of_split, read_prompts
-from srpo.core.contracts.tensors import EmbeddingsReader, read_text_features
+from srpo.core.contracts.tensors import EmbeddingsReader, read_words
 from srpo.core.execution.stage import Context, Stage
 from srpo.core.reports.page import curves, page, paragraph, table
 from srpo.core.rewards.folders import DUAL_ENCODERS, check_reward_folder
@@ -136,7 +136,7 @@ def preflight(config: Config, inputs: Inputs, models: dict[str, ModelEntry | Non
 
 def check_words(config: Config, inputs: Inputs, role: str, reward: ModelEntry) -> None:
     """Refuse a reward that cannot be trained on in the way the run asks for: control words need text features."""
-    features = read_text_features(inputs.text_features / "text_features.parquet", role)
+    words = read_words(inputs.text_features / "text_features.parquet", role)
     if config.image_pairs or config.reward_form == "plain":
         return
     if check_reward_folder(reward.folder) not in DUAL_ENCODERS:
@@ -144,7 +144,7 @@ def check_words(config: Config, inputs: Inputs, role: str, reward: ModelEntry) -
             f"{role} {reward.name!r} has no text features, so control words mean nothing to it: "
             "it needs train.image_pairs above 0 (an image-only reward) or train.reward_form 'plain'"
         )
-    if not (features.positive_words and features.negative_words):
+    if not all(words):
         raise InputError(f"{role} has no control words: name positive_words and negative_words for cache_rewards")
 
 

@@ -193,17 +193,24 @@ class TextFeatures:
             ) from None
 
 
+def read_words(path: Path, reward: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The positive and the negative control words of the role ``reward``, without reading its features."""
+    metadata = read_table(path, TEXT_FEATURES, pc.scalar(False)).schema.metadata
+    words = json.loads((metadata or {})[b"srpo.words"])[reward]
+    return tuple(words["positive"]), tuple(words["negative"])
+
+
 def read_text_features(path: Path, reward: str) -> TextFeatures:
     """The text features that ``cache_rewards`` computed for the role ``reward`` (``reward`` or ``held_out``).
 
     Of a reward that has none (image-only or joint) the table holds the control words alone.
     """
     table = read_table(path, TEXT_FEATURES, pc.field("reward") == reward)
-    words = json.loads((table.schema.metadata or {})[b"srpo.words"])[reward]
+    words = read_words(path, reward)
     if not table.num_rows:
-        return TextFeatures({}, tuple(words["positive"]), tuple(words["negative"]))
+        return TextFeatures({}, *words)
     values = np.asarray(table["feature"].combine_chunks().flatten())
     width = len(values) // table.num_rows
     keys = zip(table["prompt_id"].to_pylist(), table["word"].to_pylist(), strict=True)
     features = dict(zip(keys, values.reshape(-1, width), strict=True))
-    return TextFeatures(features, tuple(words["positive"]), tuple(words["negative"]))
+    return TextFeatures(features, *words)
