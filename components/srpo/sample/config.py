@@ -21,7 +21,7 @@ class Config:
     shift: float = 3.0
     noises: int = 4  # images a prompt and model
     max_prompts: int = 500  # of each split that is judged (rating, held_out)
-    compare: tuple[str, ...] = ()  # earlier releases of the same base to sample too: folders or s3:// addresses
+    compare: tuple[str, ...] = ()  # earlier releases of the same base: a folder, or PLACE@latest, PLACE@id (s3:// too)
     block_size: int = 8  # images a batch; fixed, so that an image's bits do not depend on the number of shards
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"

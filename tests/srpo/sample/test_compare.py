@@ -2,14 +2,17 @@
 
 import json
 import shutil
+import uuid
 
+import moto
 import numpy as np
 import pytest
 from sampling import pixels_of, rows_of, sample
 
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage.models import read_models
-from srpo.core.storage.releases import Item, publish
+from srpo.core.storage.releases import Item, move_channel, publish
+from srpo.core.storage.s3 import client
 from srpo.sample.config import Config
 from srpo.sample.run import STAGE
 
@@ -57,12 +60,12 @@ def test_a_release_that_cannot_be_compared_is_refused_by_name(tiny_run, unchange
     for compare, message in (
         ((str(tmp_path / "none"),), "none.*which is no release"),
         ((str(other),), "must be of this run's base"),
-        ((str(damaged),), "is not what the release was published with"),
-        ((str(cut),), r"config\.json is missing"),
+        ((str(damaged),), "damaged.*is not what the release was published with"),
+        ((str(cut),), "is not what the release was published with"),
         ((str(good), f"file://{good}"), "the release 'r' twice"),
     ):
         with pytest.raises(InputError, match=message):
-            sample(tiny_run, unchanged, tmp_path / "out" / message[:9], compare=compare, **FEW)
+            sample(tiny_run, unchanged, tmp_path / uuid.uuid4().hex, compare=compare, **FEW)
     with pytest.raises(InputError, match="compare"):
         Config(compare=("a", "a"))
 
@@ -79,3 +82,40 @@ def test_another_release_at_the_same_address_is_another_result(tiny_run, unchang
     assert STAGE.fingerprint(Config()) is None
     with pytest.raises(InputError, match="is no release"):
         STAGE.fingerprint(config)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with moto.mock_aws():
+        client().create_bucket(Bucket="models")
+        yield "s3://models/tiny"
+
+
+def test_a_release_in_s3_comes_into_the_workspace_once(tiny_run, unchanged, changed, tmp_path, bucket):
+    """By its channel; a damaged copy is made again, a damaged object is refused."""
+    release(tiny_run, changed, bucket, "earlier-1")
+    move_channel(bucket, "latest", "earlier-1")
+    config = FEW | {"compare": (f"{bucket}@latest",)}
+    assert STAGE.fingerprint(Config(**config)) == STAGE.fingerprint(Config(compare=(f"{bucket}/releases/earlier-1",)))
+    first = rows_of(sample(tiny_run, changed, tmp_path / "0", **config))
+    assert {model for _, _, model in first} == {"base", "tuned", "earlier-1"}
+    (copy,) = (tiny_run.workspace / "releases").rglob("*.safetensors")
+    whole = copy.read_bytes()
+    copy.write_bytes(b"cut")
+    assert rows_of(sample(tiny_run, changed, tmp_path / "1", **config)) == first
+    assert copy.read_bytes() == whole
+    copy.unlink()
+    client().put_object(Bucket="models", Key=f"tiny/releases/earlier-1/model/transformer/{copy.name}", Body=b"other")
+    with pytest.raises(InputError, match="SHA-256"):
+        sample(tiny_run, changed, tmp_path / "2", **config)
+    assert not copy.exists()
+
+
+def test_a_moved_channel_is_another_result(tiny_run, unchanged, changed, bucket):
+    keys = []
+    for weights, name in ((unchanged, "one"), (changed, "two")):
+        release(tiny_run, weights, bucket, name)
+        move_channel(bucket, "latest", name)
+        keys.append(STAGE.fingerprint(Config(compare=(f"{bucket}@latest",))))
+    assert keys[0] != keys[1]
