@@ -1,5 +1,6 @@
 """Released reward files against the reference implementation, open_clip itself, on random weights."""
 
+import json
 import os
 import shutil
 
@@ -296,3 +297,15 @@ def test_a_folder_that_lacks_weights_is_refused(released, tmp_path):
         save_file(rest, tmp_path / "reward" / "model.safetensors", {"format": "pt"})
         with pytest.raises(InputError, match=name):
             load(tmp_path / "reward", CPU)
+
+
+def test_pickscore_as_the_hub_has_it(released, tmp_path):
+    """A transformers folder whose configuration still names 2 as the end of a text, as those of before 2023 do."""
+    shutil.copytree(released[1], tmp_path / "reward")
+    config = json.loads((tmp_path / "reward" / "config.json").read_text())
+    config["text_config"] |= {"eos_token_id": 2, "bos_token_id": 0, "pad_token_id": 1}
+    (tmp_path / "reward" / "config.json").write_text(json.dumps(config))
+    tokens = open_clip().SimpleTokenizer(context_length=16)(TEXTS)
+    with torch.no_grad():
+        expected = released[0].encode_text(tokens, normalize=True)
+    torch.testing.assert_close(TextTower.load(tmp_path / "reward", CPU)(TEXTS), expected, rtol=0, atol=1e-4)

@@ -155,7 +155,10 @@ class TextFeaturesWriter:
         """``words``, by reward and side (``positive``, ``negative``), go into the metadata."""
         metadata = {**(TEXT_FEATURES.metadata or {}), b"srpo.words": json.dumps(words).encode()}
         self.schema = TEXT_FEATURES.with_metadata(metadata)
-        self.writer = pq.ParquetWriter(path, self.schema, compression="zstd")
+        # Features do not repeat: a dictionary of them would only make the file larger.
+        self.writer = pq.ParquetWriter(
+            path, self.schema, compression="zstd", use_dictionary=["reward", "prompt_id", "word"]
+        )
 
     def __enter__(self) -> "TextFeaturesWriter":
         return self
