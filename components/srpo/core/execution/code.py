@@ -12,7 +12,10 @@ from pathlib import Path
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[3]  # the folder that holds the package `srpo`
 DATA_SUFFIXES = {".yaml", ".json", ".html", ".css", ".js", ".j2"}
-LIBRARIES = ("torch", "diffusers", "transformers", "peft", "pyarrow", "numpy", "scipy", "pillow")
+LIBRARIES = (
+    *("torch", "diffusers", "transformers", "peft", "pyarrow", "numpy", "scipy", "pillow"),
+    *("tokenizers", "rensa", "py3langid"),
+)
 
 
 @cache
