@@ -73,7 +73,9 @@ def artifacts(places: type[Any]) -> str:
     names = []
     for field in dataclasses.fields(places):
         several = typing.get_origin(typing.get_type_hints(places)[field.name]) is tuple
-        names.append(f"`{field.name}` ({'folders' if several else FILE_NAMES.get(field.name, 'folder')})")
+        kind = "folders" if several else FILE_NAMES.get(field.name, "folder")
+        optional = "" if field.default is dataclasses.MISSING else ", optional"
+        names.append(f"`{field.name}` ({kind}{optional})")
     said = " ".join((places.__doc__ or "").split()).replace("``", "`")
     return f"{', '.join(names)}. {said}" if names else said
 

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-OUTPUTS = {  # stage: (inputs, outputs), as the pipeline wires them
-    "prepare_prompts": ("", "prompts report metrics"),
+OUTPUTS = {  # stage: (inputs, outputs), as the pipeline wires them; "?" marks an input that need not be given
     "fetch_base": ("", "models report"),
+    "prepare_prompts": ("models?", "prompts report metrics"),
     "cache_rewards": ("models prompts", "text_features report"),
     "encode_prompts": ("models prompts", "embeddings report"),
     "train": ("models prompts embeddings text_features", "checkpoint report metrics"),
@@ -44,7 +44,7 @@ RELEASE = {{"id": "r1", "candidate": True}}
 
 def run(config, inputs, outputs, context):
     for path in dataclasses.asdict(inputs).values():
-        for folder in path if isinstance(path, tuple) else [path]:
+        for folder in path if isinstance(path, tuple) else [path] * bool(path):
             assert (folder / "manifest.json").is_file()
     context.progress(1, 2, loss=0.5)
     # here
@@ -87,7 +87,8 @@ class Project:
         for name, (inputs, outputs) in OUTPUTS.items():
             stage = package / "srpo" / name
             shutil.copytree(ROOT / "components/srpo" / name, stage, ignore=keep)
-            text = FAKE.format(name=name, inputs=inputs.split(), outputs=outputs.split())
+            fields = [(one[:-1], "object", None) if one.endswith("?") else one for one in inputs.split()]
+            text = FAKE.format(name=name, inputs=fields, outputs=outputs.split())
             (stage / "run.py").write_text(text)
         self.output = folder / "out"
 

@@ -60,8 +60,9 @@ def main(args: argparse.Namespace) -> None:
     from srpo.core.execution.stage import execute_or_exit
 
     stage = importlib.import_module(f"srpo.{args.name}.run").STAGE
-    inputs = _paths(given["inputs"], stage.names(stage.inputs), "inputs", every=True)
-    outputs = _paths(given["outputs"], stage.names(stage.outputs), "outputs", every=False)
+    names = stage.names(stage.inputs)
+    inputs = _paths(given["inputs"], names, "inputs", [name for name in names if name not in stage.optional()])
+    outputs = _paths(given["outputs"], stage.names(stage.outputs), "outputs", [])
     execute_or_exit(stage, given["config"], Path(given["workspace"]).absolute(), inputs, outputs)
     for name, path in outputs.items():
         print(f"{name}: {path}")
@@ -121,12 +122,12 @@ def read(path: Path) -> dict[str, Any]:
     return given
 
 
-def _paths(given: dict[str, Any], names: list[str], what: str, *, every: bool) -> dict[str, Any]:
+def _paths(given: dict[str, Any], names: list[str], what: str, needed: list[str]) -> dict[str, Any]:
     for name in given:
         if name not in names:
             raise InputError(f"{what} has no {name!r}{nearest(name, names)}" if names else f"the stage has no {what}")
-    missing = [name for name in names if name not in given]
-    if every and missing:
+    missing = [name for name in needed if name not in given]
+    if missing:
         raise InputError(f"{what}.{missing[0]} is missing: it must be the folder that another stage wrote")
     return {
         name: [Path(item).absolute() for item in value] if isinstance(value, list) else Path(value).absolute()

@@ -7,7 +7,7 @@ from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.schemas import PROMPTS, read_table
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Prompt:
     """One row of the prompt table."""
 
@@ -19,8 +19,8 @@ class Prompt:
 
 def read_prompts(artifact: Path) -> list[Prompt]:
     """All prompts of a ``prompts`` artifact, sorted by id."""
-    rows = read_table(artifact / "prompts.parquet", PROMPTS).to_pylist()
-    prompts = [Prompt(row["prompt_id"], row["prompt"], row["category"], row["split"]) for row in rows]
+    table = read_table(artifact / "prompts.parquet", PROMPTS)
+    prompts = map(Prompt, *(table[field.name].to_pylist() for field in dataclasses.fields(Prompt)))
     return sorted(prompts, key=lambda prompt: prompt.prompt_id)
 
 

@@ -4,13 +4,18 @@ Identifiers are stable: ``prompt_id`` is the first 16 hex digits of the SHA-256 
 brought an id of its own.
 """
 
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from srpo.core.contracts.errors import InputError
+
+ROWS_PER_GROUP = 16384  # of a table that is written as a stream
 
 
 def _schema(name: str, version: int, fields: list[pa.Field]) -> pa.Schema:
@@ -107,6 +112,22 @@ def write_table(path: Path, table: pa.Table, schema: pa.Schema, extra: dict[str,
     """
     metadata = {**(schema.metadata or {}), **{key.encode(): value.encode() for key, value in (extra or {}).items()}}
     pq.write_table(table.cast(schema).replace_schema_metadata(metadata), path, compression="zstd")
+
+
+def write_rows(
+    path: Path, rows: Iterable[Sequence[Any]], schema: pa.Schema, extra: dict[str, str] | None = None
+) -> None:
+    """Write ``rows``, tuples in the order of ``schema``, as row groups of :data:`ROWS_PER_GROUP`; memory is constant.
+
+    The same rows give the same bytes.
+    """
+    metadata = {**(schema.metadata or {}), **{key.encode(): value.encode() for key, value in (extra or {}).items()}}
+    rows = iter(rows)
+    with pq.ParquetWriter(path, schema.with_metadata(metadata), compression="zstd") as writer:
+        while group := list(islice(rows, ROWS_PER_GROUP)):
+            columns = zip(*group, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+            writer.write_table(pa.table(arrays, schema=writer.schema), row_group_size=ROWS_PER_GROUP)
 
 
 def read_table(path: Path, schema: pa.Schema, rows: pc.Expression | None = None) -> pa.Table:

@@ -40,7 +40,8 @@ class Context:
 class Stage:
     """A stage as data: its name, its configuration, the files that go in and out, and the function that does it.
 
-    ``inputs`` and ``outputs`` are dataclasses whose fields are paths (a tuple of paths for a fan-in).
+    ``inputs`` and ``outputs`` are dataclasses whose fields are paths (a tuple of paths for a fan-in). An input with a
+    default need not be given.
     """
 
     name: str
@@ -57,6 +58,10 @@ class Stage:
     def names(self, which: type[Any]) -> list[str]:
         """Names of the inputs or outputs, in order."""
         return [field.name for field in dataclasses.fields(which)]
+
+    def optional(self) -> set[str]:
+        """Names of the inputs that need not be given."""
+        return {field.name for field in dataclasses.fields(self.inputs) if field.default is not dataclasses.MISSING}
 
 
 def execute(
@@ -76,7 +81,8 @@ def execute(
     """
     started = time.time()
     settings = from_mapping(stage.config, config, stage.name)
-    keys = {name: _input_key(name, inputs[name]) for name in stage.names(stage.inputs)}
+    names = [name for name in stage.names(stage.inputs) if name in inputs or name not in stage.optional()]
+    keys = {name: _input_key(name, inputs[name]) for name in names}
     identity = {
         "stage": stage.name,
         "config": of_the_key(settings),
@@ -97,7 +103,7 @@ def execute(
             made = {name: partial / FILE_NAMES.get(name, name) for name in stage.names(stage.outputs)}
             for name, path in made.items():
                 (path.parent if name in FILE_NAMES else path).mkdir(parents=True, exist_ok=True)
-            given = {name: _as_path(inputs[name]) for name in stage.names(stage.inputs)}
+            given = {name: _as_path(inputs[name]) for name in names}
             stage.run(settings, stage.inputs(**given), stage.outputs(**made), context)
             for name, path in made.items():
                 if not path.exists():
