@@ -50,7 +50,7 @@ def align(
         model: Base model: a catalogue name or the folder of a diffusers pipeline
         reward: Reward to train on: a catalogue name or a folder, or name=weight,name=weight
         held_out_reward: Reward that only judges: never trained on
-        prompts: Prompt files, separated by commas, or `tiny` for the embedded set
+        prompts: Prompt files, folders or globs, separated by commas (`a.txt=2` weighs), or `tiny`, the embedded set
         steps: Optimiser steps; the effect peaks early and collapses later
         batch_size: Prompts a step, over all GPUs
         learning_rate: Learning rate of AdamW
@@ -86,11 +86,12 @@ def align(
     one_gpu = GpuNodes(config["stage_gpus"], node_selector, tolerations)
     all_gpus = GpuNodes(config["train_gpus"], node_selector, tolerations)
 
-    prepared = prepare_prompts(config=config["prepare_prompts"], workspace=workspace)
-    place(prepared, "prepare_prompts", "Prepare prompts")
-
     base = fetch_base(config=config["fetch_base"], workspace=workspace)
     place(base, "fetch_base", "Fetch the base model")
+
+    # After the base model, whose tokenizers say how long a prompt is.
+    prepared = prepare_prompts(config=config["prepare_prompts"], workspace=workspace, models=base.outputs["models"])
+    place(prepared, "prepare_prompts", "Prepare prompts")
 
     given = {"workspace": workspace, "models": base.outputs["models"], "prompts": prepared.outputs["prompts"]}
     cached = cache_rewards(config=config["cache_rewards"], **given)

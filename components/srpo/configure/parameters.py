@@ -48,7 +48,9 @@ class Parameters:
     model: str = described("tiny", "Base model: a catalogue name or the folder of a diffusers pipeline")
     reward: str = described("tiny-clip", "Reward to train on: a catalogue name or a folder, or name=weight,name=weight")
     held_out_reward: str = described("tiny-siglip", "Reward that only judges: never trained on")
-    prompts: str = described("tiny", "Prompt files, separated by commas, or `tiny` for the embedded set")
+    prompts: str = described(
+        "tiny", "Prompt files, folders or globs, separated by commas (`a.txt=2` weighs), or `tiny`, the embedded set"
+    )
     steps: int = described(30, "Optimiser steps; the effect peaks early and collapses later")
     batch_size: int = described(8, "Prompts a step, over all GPUs")
     learning_rate: float = described(3e-5, "Learning rate of AdamW")

@@ -1,122 +1,118 @@
-"""Clean prompts, refuse bad ones with a reason, and split the rest so that a prompt never changes sides."""
+"""Tidy a prompt, refuse a bad one with a reason, and say by its own text alone which split it belongs to."""
 
 import hashlib
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from srpo.core.contracts.errors import InputError
 from srpo.prepare_prompts.config import Config
-from srpo.prepare_prompts.sources import Row
 
 # White space of every kind (tabs, line ends, U+2028) becomes one space; other controls mean damaged text.
 CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
-# Seen by a tokenizer, not by a reader. The joiners U+200C and U+200D stay: emoji and many scripts need them.
-INVISIBLE = re.compile("[\ufeff\u200b\u2060]")
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a pair, as JSON allows it, has no UTF-8
+# Seen by a tokenizer, not by a reader: zero width, soft hyphens, marks and overrides of direction. The joiners U+200C
+# and U+200D stay: emoji and many scripts need them.
+INVISIBLE = re.compile("[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+QUOTES = {'"': '"', "“": "”", "„": "“", "”": "”", "«": "»", "‹": "›", "‘": "’", "'": "'", "`": "`"}
+DOUBLE = '"“”„«»'
+# A word, or one letter of a script that is written without spaces.
+IDEOGRAPH = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0eff\U00020000-\U0003ffff"
+WORD = re.compile(f"[{IDEOGRAPH}]|[^\\W{IDEOGRAPH}]+")
 
 
-class Prompt(NamedTuple):
-    """A prompt that was kept."""
+class Refusal(NamedTuple):
+    """Why a prompt is not kept: a reason that is counted, and what it was in this case."""
 
-    prompt_id: str
-    prompt: str
-    category: str
-    split: str
-    source: str
-
-
-class Rejected(NamedTuple):
-    """A prompt that was not kept, and why."""
-
-    source: str
-    line: int
-    prompt: str
     reason: str
+    detail: str = ""
 
 
-@dataclass
-class Cleaned:
-    """What came of the rows: every row is in ``kept`` or in ``rejected``."""
+def tidy(text: str, config: Config) -> tuple[str, list[str]]:
+    """``text`` after the steps that are switched on, and the names of those that changed it.
 
-    kept: list[Prompt] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
-    changed: int = 0  # kept, but not as it was written: spaces, composed letters, invisible characters
-
-    def reasons(self) -> dict[str, int]:
-        """How often each reason was given, the commonest first."""
-        return dict(Counter(row.reason for row in self.rejected).most_common())
-
-
-def clean_text(text: str) -> str:
-    """NFC, no invisible characters, single spaces, none at the ends."""
-    return " ".join(unicodedata.normalize("NFC", INVISIBLE.sub("", text)).split())
-
-
-def place(text: str) -> float:
-    """A number in [0, 1) that belongs to this text alone, evenly spread over texts."""
-    return int.from_bytes(hashlib.sha256(b"split:" + text.encode()).digest()[:8], "big") / 2**64
-
-
-def clean(rows: Iterable[Row], config: Config) -> Cleaned:
-    """Clean, refuse and split; the first of several equal texts is kept. ``kept`` is sorted by prompt_id.
-
-    Raises:
-        InputError: one id has two texts.
+    What comes out is a fixed point: tidied again, it stays as it is.
     """
-    result = Cleaned()
-    texts: set[str] = set()
-    owners: dict[str, tuple[str, Row]] = {}
-    for row in rows:
-        text = clean_text(row.prompt)
-        reason = _refusal(row.prompt, text, config)
-        if reason is None:
-            prompt_id = row.id or hashlib.sha256(text.encode()).hexdigest()[:16]
-            known, owner = owners.setdefault(prompt_id, (text, row))
-            if known != text:
-                raise InputError(
-                    f"{row.source}:{row.line} has the id {prompt_id!r} of {owner.source}:{owner.line}, "
-                    "but another text: an id must stand for one prompt"
-                )
-            reason = "duplicate" if text in texts else None
-        if reason is not None:
-            result.rejected.append(_rejected(row.source, row.line, row.prompt, reason))
-            continue
-        texts.add(text)
-        result.changed += text != row.prompt
-        split = row.split or ("held_out" if place(text) < config.held_out_fraction else "train")
-        result.kept.append(Prompt(prompt_id, text, row.category, split, f"{row.source}:{row.line}"))
-    _cap(result, "train", config.train_prompts)
-    _cap(result, "held_out", config.held_out_prompts)
-    result.kept.sort()
-    return result
+    steps: list[tuple[str, bool, Callable[[str], str]]] = [
+        ("control_characters", config.control_characters == "remove", lambda text: CONTROL.sub("", text)),
+        ("invisible", config.remove_invisible, lambda text: INVISIBLE.sub("", text)),
+        ("composed", config.compose_unicode, lambda text: unicodedata.normalize("NFC", text)),
+        ("spaces", config.tidy_spaces, lambda text: " ".join(text.split())),
+        ("quotes", config.strip_quotes, unquoted),
+    ]
+    changed = []
+    for name, wanted, step in steps:
+        if wanted and (after := step(text)) != text:
+            text = after
+            changed.append(name)
+    return text, changed
 
 
-def _refusal(raw: str, text: str, config: Config) -> str | None:
-    if CONTROL.search(raw):
-        return "control character"
-    if not text:
-        return "empty"
+def unquoted(text: str) -> str:
+    """``text`` without quotes around all of it, and without a double quote at an end that has no partner."""
+    while text:
+        first, last, inner = text[0], text[-1], text[1:-1]
+        if len(text) > 1 and QUOTES.get(first) == last and first not in inner and last not in inner:
+            text = inner.strip()
+        elif sum(map(text.count, DOUBLE)) == 1 and (first in DOUBLE or (last in DOUBLE and not text[-2:-1].isdigit())):
+            text = text.strip(DOUBLE).strip()  # not the one of 42", which are inches
+        else:
+            break
+    return text
+
+
+def refusal(raw: str, text: str, config: Config) -> Refusal | None:
+    """Why the prompt ``text``, tidied from ``raw``, is not kept, by what can be seen without any model; else None."""
+    if config.control_characters == "refuse" and (found := CONTROL.search(raw)):
+        return Refusal("control character", f"U+{ord(found.group()):04X} at {found.start() + 1}")
+    if found := SURROGATE.search(text):
+        return Refusal("control character", f"U+{ord(found.group()):04X} at {found.start() + 1}")
+    if not text or text.isspace():
+        return Refusal("empty")
     if len(text) < config.min_characters:
-        return "too short"
-    return "too long" if len(text) > config.max_characters else None
+        return Refusal("too short", f"{len(text)} characters")
+    return Refusal("too long", f"{len(text)} characters") if len(text) > config.max_characters else None
 
 
-def _cap(result: Cleaned, split: str, most: int | None) -> None:
-    """Keep the ``most`` prompts of a split that come first by hash: any sample of them is a fair one."""
-    members = sorted(
-        (row for row in result.kept if row.split == split), key=lambda row: (place(row.prompt), row.prompt)
-    )
-    over = set(members[most:]) if most is not None else set()
-    for row in result.kept:
-        if row in over:
-            source, _, line = row.source.rpartition(":")
-            result.rejected.append(_rejected(source, int(line), row.prompt, f"over {split}_prompts"))
-    result.kept = [row for row in result.kept if row not in over]
+def place(text: str, purpose: str = "split") -> float:
+    """A number in [0, 1) that belongs to this text alone, evenly spread over texts, another for each purpose."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}:{text}".encode()).digest()[:8], "big") / 2**64
 
 
-def _rejected(source: str, line: int, prompt: str, reason: str) -> Rejected:
-    # Half a surrogate pair, as JSON allows it, has no UTF-8: it is written as \udxxx.
-    return Rejected(source, line, prompt.encode("utf-8", "backslashreplace").decode(), reason)
+def split_of(where: float, config: Config) -> str:
+    """The split of a prompt at the place ``where``: the ends of [0, 1) are held out and for rating, so that neither
+    fraction moves the other."""
+    if where < config.held_out_fraction:
+        return "held_out"
+    return "rating" if where >= 1 - config.rating_fraction else "train"
+
+
+def words(text: str) -> list[str]:
+    """The words of ``text`` in small letters, without punctuation."""
+    return WORD.findall(text.casefold())
+
+
+class Blocklist:
+    """Words and phrases that no prompt may hold, as whole words in any case."""
+
+    def __init__(self, lines: Iterator[tuple[int, str]], where: str) -> None:
+        self.phrases: set[tuple[str, ...]] = set()
+        for _, line in lines:
+            phrase = tuple(words(unicodedata.normalize("NFC", line.partition("#")[0])))
+            if phrase:
+                self.phrases.add(phrase)
+        if not self.phrases:
+            raise InputError(f"blocklist {where!r} holds no word: it must hold words or phrases, one a line")
+        self.lengths = sorted({len(phrase) for phrase in self.phrases})
+        self.firsts = {phrase[0] for phrase in self.phrases}
+
+    def __call__(self, text: str) -> Refusal | None:
+        """The refusal of a prompt that holds one of them."""
+        found = words(text)
+        for start, word in enumerate(found):
+            if word in self.firsts:
+                for length in self.lengths:
+                    if tuple(found[start : start + length]) in self.phrases:
+                        return Refusal("blocked", " ".join(found[start : start + length]))
+        return None

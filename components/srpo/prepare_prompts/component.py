@@ -12,6 +12,7 @@ from kfp import dsl
 def prepare_prompts(
     config: dict[str, Any],
     workspace: str,
+    models: dsl.Input[dsl.Model],
     prompts: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
@@ -27,7 +28,7 @@ def prepare_prompts(
         STAGE,
         config,
         workspace,
-        inputs={},
+        inputs={"models": Path(models.path)},
         outputs={"prompts": Path(prompts.path), "report": Path(report.path), "metrics": Path(metrics.path)},
     )
     for name, value in json.loads(Path(metrics.path).read_text(encoding="utf-8")).items():

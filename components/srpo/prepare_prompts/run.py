@@ -1,35 +1,42 @@
-"""Read every source, clean, split, and leave one table with what was refused beside it."""
+"""Read every source, tidy, refuse, split, and leave one table with what was refused beside it."""
 
-from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from srpo.core.contracts.errors import InputError
-from srpo.core.contracts.schemas import PROMPTS, write_table
+from srpo.core.contracts.schemas import PROMPTS, write_rows
 from srpo.core.execution.stage import Context, Stage
 from srpo.core.storage.files import write_json, write_text
-from srpo.prepare_prompts import sources
-from srpo.prepare_prompts.cleaning import Cleaned, clean
-from srpo.prepare_prompts.config import Config
+from srpo.core.storage.models import read_models, required
+from srpo.prepare_prompts import sources, tokens
+from srpo.prepare_prompts.config import Config, split_weight
+from srpo.prepare_prompts.formats import Row
+from srpo.prepare_prompts.judge import Judge
 from srpo.prepare_prompts.report import render
+from srpo.prepare_prompts.rows import Rows
+from srpo.prepare_prompts.summary import Summary, summarise
 
 REJECTED = pa.schema(
     [
         pa.field("source", pa.string(), nullable=False),
         pa.field("line", pa.int64(), nullable=False),
-        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),  # at most its first 4000 characters
         pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),  # the prompt that it repeats, its length, the blocked word ...
     ],
-    metadata={"srpo.schema": "rejected_prompts", "srpo.schema_version": "1"},
+    metadata={"srpo.schema": "rejected_prompts", "srpo.schema_version": "2"},
 )
+BATCH, LETTERS = 8192, 1 << 23  # prompts in memory at a time, and their characters
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Nothing: the sources are named in the configuration and known by their hashes."""
+    """``models``, where given: the base model's tokenizers count tokens. Sources are named in the configuration."""
+
+    models: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -43,71 +50,76 @@ class Outputs:
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> None:
     """Make the table of prompts; see the README beside this file."""
-    names = source_names(config.sources)
-    rows = []
-    for done, (source, name) in enumerate(zip(config.sources, names, strict=True), 1):
-        rows += sources.read(source, name, config.column)
-        context.progress(done, len(config.sources), prompts=len(rows))
+    judge = Judge(config, _encoders(inputs, context))
+    files = sources.find(config.sources)
+    weights = dict(map(split_weight, config.sources))
+    with Rows(context.state, [(file.name, file.source, weights[file.source]) for file in files]) as rows:
+        for number, file in enumerate(files):
+            for batch in in_batches(sources.read(file, config.column)):
+                rows.add(judge(number, batch))
+                context.progress(number, len(files), prompts=judge.seen)
+        rows.check_ids()
+        rows.refuse_duplicates()
+        if config.near_duplicates is not None:
+            context.progress(len(files), len(files), prompts=judge.seen, doing="near duplicates")
+            rows.refuse_near(config.near_duplicates, context.state)
+        rows.draw_by_weight()
+        rows.cap("rating", config.rating_per_category, "rating_per_category", by="category")
+        rows.cap("train", config.train_prompts, "train_prompts")
+        rows.cap("held_out", config.held_out_prompts, "held_out_prompts")
 
-    cleaned = clean(rows, config)
-    splits = Counter(row.split for row in cleaned.kept)
-    for split in ("train", "held_out"):
-        if not splits[split]:
-            raise InputError(_none_left(split, cleaned, config))
-
-    write_table(outputs.prompts / "prompts.parquet", _table(cleaned.kept, PROMPTS), PROMPTS)
-    write_table(outputs.prompts / "rejected.parquet", _table(cleaned.rejected, REJECTED), REJECTED)
-    write_json(outputs.metrics, metrics(cleaned))
+        summary = summarise(rows, judge.changes, judge.encoders)
+        _check_splits(summary, config)
+        write_rows(outputs.prompts / "prompts.parquet", rows.kept(), PROMPTS)
+        write_rows(outputs.prompts / "rejected.parquet", rows.refused(), REJECTED)
+    write_json(outputs.metrics, summary.metrics())
     write_text(
-        outputs.report,
-        render(cleaned, [(name, sources.fingerprint(s)) for s, name in zip(config.sources, names, strict=True)]),
+        outputs.report, render(summary, config, {file.name: sources.fingerprint(file.location) for file in files})
     )
+    context.progress(len(files), len(files), prompts=summary.kept)
+
+
+def in_batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """``rows`` by some thousands, or fewer long ones."""
+    batch: list[Row] = []
+    letters = 0
+    for row in rows:
+        batch.append(row)
+        letters += len(row.prompt)
+        if len(batch) == BATCH or letters >= LETTERS:
+            yield batch
+            batch, letters = [], 0
+    if batch:
+        yield batch
 
 
 def fingerprint(config: Config) -> list[str]:
-    """SHA-256 of each source's content: an edited prompt file makes a new result."""
-    return [sources.fingerprint(source) for source in config.sources]
+    """What the content of each file is known by: an edited prompt file makes a new result."""
+    found = [f"{file.name}: {sources.fingerprint(file.location)}" for file in sources.find(config.sources)]
+    if config.blocklist is not None:
+        found.append(f"blocklist: {sources.fingerprint(config.blocklist)}")
+    return found
 
 
-def source_names(given: tuple[str, ...]) -> list[str]:
-    """File names, the same wherever the files lie; as given where two files have one name."""
-    names = [Path(source).name for source in given]
-    return [source if names.count(name) > 1 else name for source, name in zip(given, names, strict=True)]
+def _encoders(inputs: Inputs, context: Context) -> list[tokens.Encoder]:
+    if inputs.models is None:
+        return []
+    return tokens.load(required(read_models(inputs.models, context.workspace), "base").folder)
 
 
-def metrics(cleaned: Cleaned) -> dict[str, float]:
-    """Counts and lengths (in characters) as flat numbers."""
-    lengths = [len(row.prompt) for row in cleaned.kept]
-    splits = Counter(row.split for row in cleaned.kept)
-    return {
-        "read": len(cleaned.kept) + len(cleaned.rejected),
-        "kept": len(cleaned.kept),
-        "train": splits["train"],
-        "held_out": splits["held_out"],
-        "changed": cleaned.changed,
-        "categories": len({row.category for row in cleaned.kept}),
-        "mean_characters": sum(lengths) / len(lengths),
-        "max_characters": max(lengths),
-        "rejected": len(cleaned.rejected),
-    } | {f"rejected_{reason.replace(' ', '_')}": count for reason, count in sorted(cleaned.reasons().items())}
-
-
-def _table(rows: list[Any], schema: pa.Schema) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
-    )
-
-
-def _none_left(split: str, cleaned: Cleaned, config: Config) -> str:
-    refused = ", ".join(f"{count} {reason}" for reason, count in cleaned.reasons().items()) or "none refused"
-    if not cleaned.kept:
-        return f"sources {list(config.sources)} leave no prompts ({refused}): at least one of each split must remain"
-    change = "raise it or add prompts" if split == "held_out" else "lower it or add prompts"
-    return (
-        f"none of the {len(cleaned.kept)} prompts is {split} with held_out_fraction {config.held_out_fraction} "
-        f"({refused}): {change}"
-    )
+def _check_splits(summary: Summary, config: Config) -> None:
+    refused = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items()) or "none refused"
+    if not summary.kept:
+        raise InputError(
+            f"sources {list(config.sources)} leave no prompts ({refused}): at least one of each split must remain"
+        )
+    for split in ("train", "held_out", *(["rating"] if config.rating_fraction else [])):
+        if not summary.splits[split]:
+            name = "rating_fraction" if split == "rating" else "held_out_fraction"
+            raise InputError(
+                f"none of the {summary.kept} prompts is {split} with {name} {getattr(config, name)} "
+                f"({refused}): {'lower' if split == 'train' else 'raise'} it or add prompts"
+            )
 
 
 STAGE = Stage(name="prepare_prompts", config=Config, inputs=Inputs, outputs=Outputs, run=run, fingerprint=fingerprint)

@@ -1,237 +1,147 @@
-"""Read prompts from the formats people keep them in; what cannot be read is refused with file and line."""
+"""From what the user names to files: which there are, what each is called in the results, what it holds."""
 
-import csv
-import io
-import json
-import re
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+import fnmatch
+import glob
+from collections.abc import Iterator
+from pathlib import Path, PurePath, PurePosixPath
+from typing import BinaryIO, NamedTuple
 
 from srpo.core.contracts.errors import InputError
+from srpo.core.storage import s3
 from srpo.core.storage.files import digest_of, sha256_of
+from srpo.prepare_prompts import formats
+from srpo.prepare_prompts.config import split_weight
+from srpo.prepare_prompts.formats import COMPRESSIONS, SUFFIXES, Row, split_suffix
 
 TINY = "tiny"
-COLUMNS = ("prompt", "text", "caption")
-IDS = ("prompt_id", "id")
-CATEGORIES = ("category", "tag")
-SUFFIXES = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".parquet")
-ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # ids become file names of images
+CATEGORIES = ("anime", "concept-art", "paintings", "photo")  # of HPD: a file each
+ACCEPTED = f"it must be a file ({', '.join(SUFFIXES)}, also with {' or '.join(COMPRESSIONS)}), a folder or a glob"
+GLOB = "*?["
 
 
-class Row(NamedTuple):
-    """A prompt as its source has it."""
+class File(NamedTuple):
+    """One file of prompts."""
 
-    source: str
-    line: int  # line, entry or row, from 1
-    prompt: str
-    id: str | None = None
-    category: str = ""
-    split: str | None = None
+    name: str  # in the results; the same wherever the files lie
+    source: str  # the entry of the settings that named it, without its weight
+    location: str  # a path, an s3:// URI, or "tiny"
 
 
-def fingerprint(source: str) -> str:
-    """SHA-256 of what ``source`` holds, so that an edited prompt is seen."""
-    if source == TINY:
-        from srpo.tiny import world
-
-        return digest_of([list(row) for row in world.prompts()])
-    return sha256_of(existing(source))
-
-
-def existing(source: str) -> Path:
-    """The file that ``source`` names; raises InputError when there is none or it has an unknown suffix."""
-    path = Path(source)
-    accepted = f"it must be a file ({', '.join(SUFFIXES)}) or {TINY!r}"
-    if path.is_dir():
-        raise InputError(f"prompt source {source!r} is a directory: name a file in it; {accepted}")
-    if not path.is_file():
-        raise InputError(f"prompt source {source!r} does not exist: {accepted}")
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"prompt source {source!r} has the suffix {path.suffix!r}: {accepted}")
-    return path
-
-
-def read(source: str, name: str, column: str | None = None) -> list[Row]:
-    """The prompts of ``source`` in its own order, uncleaned; ``name`` stands for it in the rows.
-
-    ``column`` names the text in formats that have columns or keys; None finds prompt, text or caption.
+def find(sources: tuple[str, ...]) -> list[File]:
+    """Every file that ``sources`` name, by name: a result does not depend on the order that they are given in.
 
     Raises:
-        InputError: missing, not readable as its suffix says, or without prompts.
+        InputError: a source names nothing, or a file with an unknown suffix.
     """
-    if source == TINY:
+    found = [(entry, *place) for source in sources for entry in [split_weight(source)[0]] for place in _places(entry)]
+    names = [name for _, name, _ in found]
+    # Where two files have one name, each is called as it is found.
+    return sorted(
+        File(location if names.count(name) > 1 else name, source, location) for source, name, location in found
+    )
+
+
+def fingerprint(location: str) -> str:
+    """What changes when the content there does: SHA-256, or an object's ETag and size."""
+    if location == TINY:
         from srpo.tiny import world
 
-        return [
-            Row(name, line, row.prompt, row.id, row.category, row.split) for line, row in enumerate(world.prompts(), 1)
-        ]
-    path = existing(source)
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        rows = _parquet(path, name, column)
-    else:
-        text = _decode(path)
-        if suffix == ".txt":
-            rows = _lines(path, name, text)
-        elif suffix in (".csv", ".tsv"):
-            rows = _separated(path, name, text, column, "," if suffix == ".csv" else "\t")
-        else:
-            rows = _json(path, name, text, column, lines=suffix == ".jsonl")
-    if not rows:
-        raise InputError(f"{path} is empty: it must hold at least one prompt")
-    return rows
+        return f"sha256 {digest_of([list(row) for row in world.prompts()])}"
+    if is_s3(location):
+        found = s3.head(location)
+        return f"etag {found.etag}, {found.size} bytes" if found else "gone"
+    return f"sha256 {sha256_of(existing(location))}"
 
 
-def _decode(path: Path) -> str:
-    data = path.read_bytes()
-    if data.startswith(b"PAR1"):
-        raise InputError(f"{path} holds Parquet: its name must end in .parquet")
-    try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        # Positions are those after a byte order mark; that one holds no newline.
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path} line {line} is not UTF-8 ({error.reason}): save the file as UTF-8") from None
+def read(file: File, column: str | None = None) -> Iterator[Row]:
+    """The prompts of ``file`` in its own order, uncleaned; see :func:`formats.read`.
 
+    A file that is named after a category of HPD gives it to rows without one of their own.
+    """
+    if file.location == TINY:
+        from srpo.tiny import world
 
-def _lines(path: Path, name: str, text: str) -> list[Row]:
-    first = text.lstrip()[:1]
-    # A prompt may begin with a bracket; a whole file or line that parses as JSON is no prompt.
-    if first in ("[", "{") and any(_is_json(part) for part in (text, text.lstrip().split("\n", 1)[0])):
-        raise InputError(f"{path} holds JSON: its name must end in .json or .jsonl")
-    lines = text.split("\n")
-    return [Row(name, number, line) for number, line in enumerate(lines if lines[-1] else lines[:-1], 1)]
-
-
-def _is_json(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), (list, dict))
-    except (ValueError, RecursionError):
-        return False
-
-
-def _json(path: Path, name: str, text: str, column: str | None, lines: bool) -> list[Row]:
-    if not lines:
-        try:
-            whole = json.loads(text) if text.strip() else []
-            if not isinstance(whole, list):
-                keys = f" with {_listed(whole)}" if isinstance(whole, dict) else ""
-                raise InputError(f"{path} holds one JSON {_kind(whole)}{keys}: it must be a list of texts or objects")
-            return _records(path, name, enumerate(whole, 1), column)
-        except (ValueError, RecursionError) as error:
-            if isinstance(error, InputError):
-                raise
-            # JSON Lines are often called .json; the first line tells.
-            if not _is_json(text.lstrip().split("\n", 1)[0]):
-                raise InputError(f"{path} is not JSON: {error}") from None
-    return _records(path, name, _json_lines(path, text), column)
-
-
-def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{path} line {number} is not JSON: {error}") from None
-
-
-def _separated(path: Path, name: str, text: str, column: str | None, separator: str) -> list[Row]:
-    header_line = text.split("\n", 1)[0]
-    if separator not in header_line:  # a .csv may be separated by semicolons or tabs
-        separator = next((other for other in (",", "\t", ";") if other in header_line), separator)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-
-    def records() -> Iterator[tuple[int, Any]]:
-        start = reader.line_num + 1
-        for fields in reader:
-            if fields and len(fields) != len(header):
-                accepted = f"{len(header)}, as the header ({', '.join(header)}); quote texts that hold {separator!r}"
-                raise InputError(f"{path} line {start} has {len(fields)} fields: it must have {accepted}")
-            if fields:
-                yield start, dict(zip(header, fields, strict=True))
-            start = reader.line_num + 1
-
-    try:
-        header = [field.strip() for field in next(reader, [])]
-        if header:
-            _column(path, header, column)  # a file of a header alone must still have the column
-        return _records(path, name, records(), column)
-    except csv.Error as error:
-        raise InputError(
-            f"{path} line {reader.line_num} cannot be read as {path.suffix[1:].upper()}: {error}"
-        ) from None
-
-
-def _parquet(path: Path, name: str, column: str | None) -> list[Row]:
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            found = _column(path, names, column)
-            wanted = [found, *(_first(names, choices) for choices in (IDS, CATEGORIES))]
-            table = file.read(columns=[entry for entry in wanted if entry])
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read as Parquet: {error}") from None
-    return _records(path, name, enumerate(table.to_pylist(), 1), column)
-
-
-def _records(path: Path, name: str, records: Iterable[tuple[int, Any]], column: str | None) -> list[Row]:
-    """Rows from texts or mappings, each with its line."""
-    rows = []
-    for line, record in records:
-        where = f"{path} entry {line}"
-        if isinstance(record, str):
-            rows.append(Row(name, line, record))
-            continue
-        if not isinstance(record, dict):
-            raise InputError(f"{where} is {_kind(record)}: it must be a text or an object with {' or '.join(COLUMNS)}")
-        prompt = record[_column(where, record, column)]
-        if prompt is not None and not isinstance(prompt, str):
-            raise InputError(f"{where} has the prompt {prompt!r}: it must be text")
-        own, category = (record.get(_first(record, choices) or "") for choices in (IDS, CATEGORIES))
-        rows.append(Row(name, line, prompt or "", _id(where, own), _category(where, category)))
-    return rows
-
-
-def _column(where: object, names: Iterable[str], column: str | None) -> str:
-    found = column if column in set(names) else None if column else _first(names, COLUMNS)
-    if found is None:
-        wanted = repr(column) if column else " or ".join(COLUMNS)
-        raise InputError(
-            f"{where} has no column {wanted}: it has {_listed(names)}; set `column` to the one of the text"
+        yield from (
+            Row(line, row.prompt, row.id, row.category, row.split) for line, row in enumerate(world.prompts(), 1)
         )
-    return found
+        return
+    stem = split_suffix(PurePosixPath(file.location).name)[0].lower().replace("_", "-").replace(" ", "-")
+    category = stem if stem in CATEGORIES else ""
+    for row in formats.read(lambda: open_bytes(file.location), file.location, column):
+        yield row if row.category or not category else row._replace(category=category)
 
 
-def _first(names: Iterable[str], choices: Iterable[str]) -> str | None:
-    known = {name.lower(): name for name in names}
-    return next((known[choice] for choice in choices if choice in known), None)
+def open_bytes(location: str) -> BinaryIO:
+    """The bytes of a local file or an object."""
+    if is_s3(location):
+        return s3.open_stream(location)
+    return existing(location).open("rb")
 
 
-def _id(where: str, value: Any) -> str | None:
-    if value is None or value == "":
-        return None
-    text = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
-    if not ID.fullmatch(text):
-        accepted = "up to 100 letters, digits, '.', '_' or '-', the first a letter or digit (it names image files)"
-        raise InputError(f"{where} has the id {value!r}: it must be {accepted}")
-    return text
+def existing(location: str) -> Path:
+    """A local file; raises :class:`InputError` where there is none."""
+    if not Path(location).is_file():
+        raise InputError(f"{location!r} does not exist: it must be a file")
+    return Path(location)
 
 
-def _category(where: str, value: Any) -> str:
-    if value is not None and not isinstance(value, (str, int)):
-        raise InputError(f"{where} has the category {value!r}: it must be text")
-    return "" if value is None else " ".join(str(value).encode("utf-8", "backslashreplace").decode().split())
+def is_s3(location: str) -> bool:
+    """Whether it lies in S3."""
+    return location.startswith("s3://")
 
 
-def _kind(value: Any) -> str:
-    kinds = {dict: "object", list: "list", str: "text", bool: "truth value", int: "number", float: "number"}
-    return kinds.get(type(value), "null")
+def _places(source: str) -> list[tuple[str, str]]:
+    """``(name, location)`` of every file that a source names."""
+    if source == TINY:
+        return [(TINY, TINY)]
+    places = _in_s3(source) if is_s3(source) else _on_disk(source)
+    if not places:
+        raise InputError(f"prompt source {source!r} holds no prompt file: {ACCEPTED} of such")
+    return places
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in list(names)[:20])
+def _on_disk(source: str) -> list[tuple[str, str]]:
+    path = Path(source)
+    if path.is_file():
+        _check_suffix(source)
+        return [(path.name, source)]
+    if path.is_dir():
+        below = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+        files = sorted(file for file in below if _suffix(file.name) and not _hidden(file))
+        return [(str(Path(path.absolute().name, file)), str(path / file)) for file in files]
+    if any(mark in source for mark in GLOB):
+        names = sorted(glob.glob(source, recursive=True))  # noqa: PTH207  (a Path has no glob of a whole path)
+        return [(Path(name).name, name) for name in names if _suffix(name) and Path(name).is_file()]
+    raise InputError(f"prompt source {source!r} does not exist: {ACCEPTED}, s3:// included, or {TINY!r}")
+
+
+def _in_s3(source: str) -> list[tuple[str, str]]:
+    bucket, key = s3.split_uri(source)
+    marks = [place for place, letter in enumerate(key) if letter in GLOB]
+    if key and not key.endswith("/") and not marks and s3.head(source):
+        _check_suffix(source)
+        return [(PurePosixPath(key).name, source)]
+    # A glob is looked for below its last whole folder; its marks stay within a folder. Anything else is a folder.
+    folder = key[: key.rfind("/", 0, marks[0]) + 1] if marks else key
+    keys = [found.key for found in s3.list_objects(f"s3://{bucket}/{folder}") if _suffix(found.key)]
+    if marks:
+        keys = [one for one in keys if fnmatch.fnmatchcase(one, key) and one.count("/") == key.count("/")]
+        return [(PurePosixPath(one).name, f"s3://{bucket}/{one}") for one in keys]
+    above = folder.rstrip("/").rpartition("/")[0]
+    below = [(one, one[len(above) :].lstrip("/")) for one in keys]
+    return [(name, f"s3://{bucket}/{one}") for one, name in below if not _hidden(PurePosixPath(name))]
+
+
+def _hidden(path: PurePath) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _suffix(name: str) -> str:
+    suffix = split_suffix(name)[1]
+    return suffix if suffix in SUFFIXES else ""
+
+
+def _check_suffix(source: str) -> None:
+    if not _suffix(source):
+        _, suffix, compression = split_suffix(PurePosixPath(source).name)
+        raise InputError(f"prompt source {source!r} has the suffix {suffix + compression!r}: {ACCEPTED}")
