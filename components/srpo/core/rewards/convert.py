@@ -173,6 +173,7 @@ def _read_json(files: dict[str, Path], name: str) -> dict[str, Any]:
 
 def _save(weights: dict[str, Tensor], folder: Path, name: str = WEIGHTS) -> None:
     save_file({key: value.contiguous() for key, value in weights.items()}, folder / name, {"format": "pt"})
+    (folder / name).chmod(0o644)  # safetensors lets its owner alone read it: a cache is shared
 
 
 def _write_preprocessing(folder: Path, size: int, mean: Any, std: Any, fit: str) -> None:
