@@ -4,6 +4,7 @@ import html
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from srpo.configure.parameters import STAGES
+from srpo.configure.parameters import STAGES, stage_configs
 from srpo.core.storage.releases import move_channel
+from srpo_pipelines.settings import parameters
 
 SMALL = [
     "steps=2",
@@ -33,6 +35,8 @@ SMALL = [
     "evaluate.frechet_resamples=100",
     "prepare_prompts.train_prompts=16",
 ]
+# What an evaluation rests on, and itself.
+EVALUATED = {"prepare_prompts", "fetch_base", "cache_rewards", "encode_prompts", "train", "sample", "evaluate"}
 MEASURES = {"srp", "held_out", "p_realistic", "content", "frechet"}
 
 
@@ -123,6 +127,24 @@ def test_the_report_needs_nothing_else(first):
     assert [name for name in named if not name.startswith(("data:", "#"))] == []
     headline = first.summary["verdict"].partition(":")[0]
     assert headline in html.unescape(text)
+
+
+def test_the_report_says_how_to_run_it_again(first):
+    """Its command gives every stage the settings that it had."""
+    text = (first.output / "report.html").read_text()
+    command, file = (
+        html.unescape(re.search(rf'aria-label="{name}">(.*?)</pre>', text, re.DOTALL)[1])
+        for name in ("Command", "again.json")
+    )
+    words = shlex.split(command.replace("$(cat again.json)", file.replace('"', '\\"')))
+    again = json.loads(json.dumps(stage_configs(parameters(None, [word for word in words if "=" in word]))))
+    manifests = [json.loads(path.read_text()) for path in (first.output / "workspace/stages").glob("*/*/manifest.json")]
+    found = {made["stage"]: made["config"] for made in manifests if made["stage"] in EVALUATED}
+    assert set(found) == EVALUATED
+    for stage, config in found.items():
+        assert {name: again[stage][name] for name in config if name != "shard"} == {
+            name: value for name, value in config.items() if name != "shard"
+        }, stage
 
 
 def test_the_same_run_again_reuses_every_stage(first):

@@ -24,7 +24,7 @@ def contact_sheet(config: Config, models: Sequence[str], samples: Path) -> str:
     count = 0
     with pq.ParquetFile(samples / "samples.parquet") as index:
         columns = ["prompt_id", "prompt", "model", "noise_index", "image"]
-        for batch in index.iter_batches(columns=columns):
+        for batch in index.iter_batches(batch_size=256, columns=columns):
             count += batch.num_rows
             for row in batch.to_pylist():
                 key = (row["prompt_id"], row["noise_index"])
@@ -43,8 +43,13 @@ def contact_sheet(config: Config, models: Sequence[str], samples: Path) -> str:
 
 def figure(prompt: str, images: dict[str, str], models: Sequence[str]) -> str:
     """The images of a prompt and noise, one a model, side by side."""
+    # The page enlarges what is small by whole pixels; what is large is made smaller, and smoothly.
+    smooth = {True: ' style="image-rendering:auto"', False: ""}
     pictures = "".join(
-        f'<img src="{images[name]}" width="128" alt="{html.escape(name)}"> ' for name in models if name in images
+        f'<img src="{images[name]}" width="128" alt="{html.escape(name)}"'
+        f"{smooth[images[name].startswith('data:image/webp')]}> "
+        for name in models
+        if name in images
     )
     return f"<figure>{pictures}<figcaption>{html.escape(prompt)}</figcaption></figure>"
 
