@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from srpo.configure.parameters import STAGES, Parameters
+from srpo.configure.promotion import ALL_STAGES, PROMOTION
 from srpo.core.contracts.config import describe
 from srpo.core.execution.stage import FILE_NAMES
 
 PACKAGE = Path(__file__).resolve().parents[1] / "components" / "srpo"
 START, END = "<!-- settings -->", "<!-- /settings -->"
 NOTE = "*This part is written by `make readmes`, from the code.*"
-NAMES = ["configure", *STAGES]
+NAMES = ["configure", *ALL_STAGES]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +60,16 @@ def section(stage: str) -> str:
         title = "## Parameters\n\nOf the pipeline; what they hand on are the settings of the stages."
     else:
         stage_module = importlib.import_module(f"srpo.{stage}.run")
-        settings = settings_of(STAGES[stage])
+        settings = settings_of(ALL_STAGES[stage])
         places = [
             f"**Takes** {artifacts(stage_module.STAGE.inputs)}",
             f"**Makes** {artifacts(stage_module.STAGE.outputs)}",
         ]
-        title = f"## Settings\n\nAs `--set {stage}.NAME=VALUE` of `srpo run`, or in the `overrides` of a pipeline run."
+        title = "## Settings\n\nThe parameters of the pipeline `promote` set them."
+        if stage not in PROMOTION:
+            title = (
+                f"## Settings\n\nAs `--set {stage}.NAME=VALUE` of `srpo run`, or in the `overrides` of a pipeline run."
+            )
     return "\n\n".join([NOTE, *places, title, *tables(settings)])
 
 

@@ -19,6 +19,8 @@ NO_TORCH = [
     "srpo.evaluate.run",
     "srpo.rating_page.run",
     "srpo.export.run",
+    "srpo.collect_ratings.run",
+    "srpo.decide.run",
     "srpo.configure.run",
 ]
 

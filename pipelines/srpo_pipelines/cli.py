@@ -12,6 +12,7 @@ from srpo_pipelines.commands import compile as compile_command
 from srpo_pipelines.commands import doctor as doctor_command
 from srpo_pipelines.commands import fetch as fetch_command
 from srpo_pipelines.commands import models as models_command
+from srpo_pipelines.commands import promote as promote_command
 from srpo_pipelines.commands import ratings as ratings_command
 from srpo_pipelines.commands import recipes as recipes_command
 from srpo_pipelines.commands import releases as releases_command
@@ -32,6 +33,7 @@ COMMANDS = {
     "doctor": doctor_command,
     "stage": stage_command,
     "ratings": ratings_command,
+    "promote": promote_command,
     "releases": releases_command,
     "fetch": fetch_command,
     "verify": verify_command,

@@ -1,5 +1,6 @@
 """From the pipeline to the file that Kubeflow takes: IR YAML, or Kubernetes manifests of the same for GitOps."""
 
+import importlib
 import json
 import re
 import tempfile
@@ -13,6 +14,7 @@ from srpo.core.storage.files import digest_of
 from srpo_pipelines.resources import images as installed_images
 
 PACKAGE = "align.yaml"
+PROMOTION_PACKAGE = "promote.yaml"
 
 
 def compile_package(path: Path, defaults: Mapping[str, Any], images: Mapping[str, str] | None = None) -> Path:
@@ -24,6 +26,11 @@ def compile_package(path: Path, defaults: Mapping[str, Any], images: Mapping[str
         images: of each kind (``cpu``, ``gpu``), in place of the installed map.
     """
     return _write(path, defaults, images or {})
+
+
+def compile_promotion(path: Path, images: Mapping[str, str] | None = None) -> Path:
+    """Write the `promote` package to ``path``, whole or not at all; ``images`` as of :func:`compile_package`."""
+    return _write(path, {}, images or {}, pipeline="promote")
 
 
 def compile_manifests(
@@ -78,17 +85,18 @@ def read_images(path: Path) -> dict[str, str]:
     return found
 
 
-def _write(path: Path, defaults: Mapping[str, Any], images: Mapping[str, str], **options: Any) -> Path:
+def _write(
+    path: Path, defaults: Mapping[str, Any], images: Mapping[str, str], pipeline: str = "align", **options: Any
+) -> Path:
     import warnings
 
     from kfp import compiler
 
-    from srpo_pipelines.align import align
-
+    made = getattr(importlib.import_module(f"srpo_pipelines.{pipeline}"), pipeline)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".compile-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         partial = Path(folder) / path.name
-        compiler.Compiler().compile(align, str(partial), pipeline_parameters=dict(defaults), **options)
+        compiler.Compiler().compile(made, str(partial), pipeline_parameters=dict(defaults), **options)
         # Kubeflow begins the file with a comment that prints mappings in another order each time: without it, the same
         # pipeline gives the same bytes.
         lines = partial.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -79,6 +79,9 @@ PODS: dict[str, Pod] = {
     "sample": Pod(image="gpu", cpu=("1", "8"), memory=("4Gi", "64Gi"), retries=5, timeout=24 * HOUR, secrets=S3),
     "evaluate": Pod(memory=("1Gi", "16Gi")),
     "rating_page": Pod(memory=("1Gi", "16Gi")),
+    "configure_promotion": Pod(cpu=("100m", "1"), memory=("256Mi", "1Gi"), volume=False, retries=0, timeout=HOUR // 4),
+    "collect_ratings": Pod(secrets=S3),
+    "decide": Pod(secrets=S3),
     "export": Pod(memory=("1Gi", "16Gi"), timeout=12 * HOUR, secrets=S3),
 }
 

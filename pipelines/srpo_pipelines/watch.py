@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from srpo.configure.parameters import STAGES
+from srpo.configure.promotion import ALL_STAGES
 from srpo.core.execution.stage import RECORD_VARIABLE
 from srpo_pipelines.errors import Failed
 from srpo_pipelines.processes import stop
@@ -142,7 +142,7 @@ class Watch:
         errors = [record for record in self.records if "error" in record]
         # What was stopped because another stage failed says "interrupted"; that is not the reason.
         errors.sort(key=lambda record: record["code"] == 130)
-        said = [text for text in self.tail if re.match(rf"srpo: ({'|'.join(['configure', *STAGES])}): ", text)]
+        said = [text for text in self.tail if re.match(rf"srpo: ({'|'.join(['configure', *ALL_STAGES])}): ", text)]
         if any(FULL.search(text) for text in (errors[0]["error"] if errors else "", *self.tail)):
             where = f"{errors[0]['stage']}: " if errors else ""
             return Failed(
@@ -169,7 +169,7 @@ def progress_of(text: str) -> dict[str, Any] | None:
         return None
     try:
         report = json.loads(text)
-        if int(report["step"]) >= 0 and int(report["of"]) > 0 and report["stage"] in STAGES:
+        if int(report["step"]) >= 0 and int(report["of"]) > 0 and report["stage"] in ALL_STAGES:
             return dict(report)
     except (ValueError, KeyError, TypeError):
         pass

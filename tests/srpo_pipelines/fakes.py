@@ -16,6 +16,8 @@ OUTPUTS = {  # stage: (inputs, outputs), as the pipeline wires them; "?" marks a
     "sample": ("models prompts embeddings text_features checkpoint", "samples report"),
     "evaluate": ("samples checkpoint models", "evaluation report metrics summary"),
     "rating_page": ("samples", "page key report"),
+    "collect_ratings": ("", "ratings report metrics summary"),
+    "decide": ("ratings", "decision report metrics summary"),
     "export": ("models checkpoint evaluation samples prompts", "release report"),
 }
 FAKE = '''"""A stage that only says who it is."""

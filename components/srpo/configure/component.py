@@ -59,3 +59,26 @@ def list_shards(config: dict[str, Any]) -> list[dict[str, Any]]:
     another task for the loop's item. So the item is the whole configuration.
     """
     return [config | {"shard": shard} for shard in range(int(config["shards"]))]
+
+
+@dsl.component(base_image="srpo-cpu", install_kfp_package=False)
+def configure_promotion(
+    ratings: str,
+    study: str,
+    release: str,
+    gates: str,
+    channel: str,
+    partial: bool,
+    destination: str,
+    workspace: str,
+) -> NamedTuple("Promotion", [("collect_ratings", dict[str, Any]), ("decide", dict[str, Any])]):
+    """Check every parameter of a promotion before anything is started."""
+    parameters = dict(locals())
+
+    from collections import namedtuple
+
+    from srpo.configure.promotion import run
+    from srpo.configure.run import run_or_exit
+
+    configured = run_or_exit(parameters, run)
+    return namedtuple("Promotion", configured)(**configured)

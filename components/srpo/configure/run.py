@@ -1,7 +1,7 @@
 """From the parameters of a run to the configuration of every stage, on the cluster as on a laptop."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from srpo.configure.parameters import STAGES, Parameters, stage_configs
@@ -35,10 +35,12 @@ def without_nulls(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if value is not None}
 
 
-def run_or_exit(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """:func:`run` as the body of a container: one clear last line and exit code 2 for bad input."""
+def run_or_exit(
+    parameters: Mapping[str, Any], check: Callable[[Mapping[str, Any]], dict[str, Any]] = run
+) -> dict[str, Any]:
+    """``check`` as the body of a container: one clear last line and exit code 2 for bad input."""
     try:
-        return run(parameters)
+        return check(parameters)
     except InputError as error:
         print(f"srpo: configure: {error}", flush=True)
         raise SystemExit(2) from None

@@ -5,10 +5,18 @@ import dataclasses
 from pathlib import Path
 
 from srpo.core.contracts.errors import InputError
-from srpo_pipelines.package import PACKAGE, compile_manifests, compile_package, read_images
+from srpo_pipelines.package import (
+    PACKAGE,
+    PROMOTION_PACKAGE,
+    compile_manifests,
+    compile_package,
+    compile_promotion,
+    read_images,
+)
 
-HELP = "Compile the pipeline to Kubeflow's IR YAML."
+HELP = "Compile the pipelines to Kubeflow's IR YAML."
 MANIFESTS = "align-manifests.yaml"
+PACKAGES = f"{PACKAGE} and {PROMOTION_PACKAGE}"
 
 
 def epilog() -> str:
@@ -25,7 +33,7 @@ example: srpo compile --output build"""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=f"folder that gets {PACKAGE}")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=f"folder that gets {PACKAGES}")
     parser.add_argument(
         "--recipe", default="demo", metavar="NAME", help="recipe whose values are the form's defaults (default: demo)"
     )
@@ -54,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(f"--namespace is {args.namespace!r}: it belongs to --manifests; the package names none")
     folder = folder_for(args.output)
     print(compile_package(folder / PACKAGE, defaults, images))
+    print(compile_promotion(folder / PROMOTION_PACKAGE, images))
     if args.manifests:
         print(compile_manifests(folder / MANIFESTS, defaults, images, args.namespace))
 

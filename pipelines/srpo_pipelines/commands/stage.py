@@ -7,7 +7,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from srpo.configure.parameters import STAGES
+from srpo.configure.promotion import ALL_STAGES as STAGES
 from srpo.core.contracts.config import describe, nearest
 from srpo.core.contracts.errors import InputError
 
@@ -90,7 +90,10 @@ def settings_under(name: str, recipe: str) -> str:
     from srpo.configure.parameters import stage_configs
     from srpo_pipelines.settings import parameters
 
-    config = stage_configs(parameters(recipe))[name]
+    configs = stage_configs(parameters(recipe))
+    if name not in configs:
+        raise InputError(f"--recipe is {recipe!r}: recipes are of the pipeline `align`, which has no stage {name!r}")
+    config = configs[name]
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
     return f"# {name} under the recipe {recipe}\n" + yaml.safe_dump(
         {"config": plain}, sort_keys=False, allow_unicode=True, width=120
