@@ -1,12 +1,15 @@
 """Rewards as training meets them: gradients in the pixels, preprocessing, scores; and statistics of known images."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.tensors import TextFeatures
-from srpo.core.rewards.dual_encoder import ImageTower
+from srpo.core.rewards.dual_encoder import ImageTower, TextTower
 from srpo.core.rewards.image_statistics import diversity, image_statistics
 from srpo.core.rewards.scores import prompt_scores
 from srpo.core.storage.models import read_models
@@ -148,3 +151,15 @@ def test_diversity_is_the_mean_difference_of_pairs():
     levels = torch.tensor([0.0, 0.5, 1.0]).reshape(1, 3, 1, 1, 1).expand(1, 3, 3, 4, 4)
     assert diversity(levels).tolist() == pytest.approx([(0.5 + 1 + 0.5) / 3])
     assert diversity(levels[:, :1]).tolist() == [0]
+
+
+def test_the_width_of_features_is_that_of_the_whole_model(folders, tmp_path):
+    """The parts of released configurations (laion's ViT-H/14, and so PickScore) state another one."""
+    folder = shutil.copytree(folders["reward"], tmp_path / "reward")
+    settings = json.loads((folder / "config.json").read_text())
+    for part in ("text_config", "vision_config"):
+        settings[part]["projection_dim"] = settings["projection_dim"] + 1
+    (folder / "config.json").write_text(json.dumps(settings))
+    for kind, given in ((ImageTower, images(2)), (TextTower, ["a red circle", "a blue cross"])):
+        found, expected = (kind.load(place, CPU)(given) for place in (folder, folders["reward"]))
+        assert torch.equal(found, expected)

@@ -31,6 +31,18 @@ IMAGE_TOWERS: dict[str, Any] = {"clip": CLIPVisionModelWithProjection, "siglip":
 TEXT_TOWERS: dict[str, Any] = {"clip": CLIPTextModelWithProjection, "siglip": SiglipTextModel}
 
 
+def projection(kind: str, folder: Path) -> dict[str, int]:
+    """The width of a CLIP's features, as the whole model states it.
+
+    A tower is loaded by its own part of the configuration, which in released ones (laion's ViT-H/14, and so PickScore)
+    states another width that is not the weights'.
+    """
+    if kind != "clip":
+        return {}
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {"projection_dim": int(settings.get("projection_dim", 512))}
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageTower:
     """Pixels to unit features, differentiable in the pixels."""
@@ -48,7 +60,7 @@ class ImageTower:
             model = load_pretrained(CLIPVisionModelWithProjection, folder, device, dtype, config=config)
         else:
             require(kind in IMAGE_TOWERS, "kind of reward", kind, f"one of {', '.join(IMAGE_TOWERS)}")
-            model = load_pretrained(IMAGE_TOWERS[kind], folder, device, dtype)
+            model = load_pretrained(IMAGE_TOWERS[kind], folder, device, dtype, **projection(kind, folder))
         return cls(model, Preprocessing.read(folder, int(model.config.image_size), device))
 
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -70,7 +82,8 @@ class TextTower:
         """Load the text tower of a reward folder and its tokenizer."""
         kind = check_reward_folder(folder)
         require(kind in TEXT_TOWERS, "kind of reward", kind, f"one of {', '.join(TEXT_TOWERS)}: it has text features")
-        return cls(load_pretrained(TEXT_TOWERS[kind], folder, device, dtype), AutoTokenizer.from_pretrained(folder))
+        model = load_pretrained(TEXT_TOWERS[kind], folder, device, dtype, **projection(kind, folder))
+        return cls(model, AutoTokenizer.from_pretrained(folder))
 
     @torch.no_grad()
     def __call__(self, texts: list[str]) -> Tensor:
