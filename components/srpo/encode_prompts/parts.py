@@ -68,7 +68,8 @@ def encode(job: Job, processes: int, progress: Callable[[int, int], Any]) -> Non
             report()
     elif processes == 1:
         work(0, 1, job, report)
-    report()
+    if processes != 1:
+        report()
 
 
 def drop_damaged(job: Job) -> None:
