@@ -8,6 +8,7 @@ into no message: errors are told in words of this module.
 import contextlib
 import io
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -143,7 +144,9 @@ def _again(call: Callable[[], Any], repo: str, revision: str, arrived: Callable[
                 raise HubError(
                     f"{endpoint()} keeps failing for {repo} ({_told(error)}); what has arrived is kept: run it again"
                 ) from None
-            time.sleep(min(LONGEST_PAUSE, waited or PAUSE * 2**attempt))
+            pause = min(LONGEST_PAUSE, waited or PAUSE * 2**attempt)
+            print(f"{repo}: {endpoint()}: {_told(error)}; again in {pause:.0f} s", file=sys.stderr, flush=True)
+            time.sleep(pause)
 
 
 def _worth_waiting(error: Exception, repo: str, revision: str) -> float:

@@ -155,13 +155,13 @@ def lookup(config: Config, workspace: Path) -> Any:
 
 def progress_of(progress: Callable[..., None], name: str, before: int, total: int) -> Callable[[int], None]:
     """Progress in megabytes over all models of the run, now and then."""
-    last = 0.0
+    last, told = 0.0, -1
 
     def tell(count: int) -> None:
-        nonlocal last
+        nonlocal last, told
         now, done = time.monotonic(), before + count
-        if now - last >= PAUSE or done >= total:
-            last = now
+        if done != told and (now - last >= PAUSE or done >= total):
+            last, told = now, done
             progress(done // MEGABYTE, max(1, total // MEGABYTE), model=name)
 
     return tell

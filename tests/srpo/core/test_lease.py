@@ -46,7 +46,7 @@ def test_the_living_are_waited_for(path):
 
     def work():
         nonlocal inside, most, entered
-        with lease(path, lifetime=30):
+        with lease(path, lifetime=5):
             inside += 1
             most = max(most, inside)
             entered += 1

@@ -41,10 +41,18 @@ def released(tmp_path_factory):
 
 
 @pytest.fixture
-def hps(hub, released):
-    hub.add("org/hps", {RELEASE: released["weights"], CONFIG: released[CONFIG]})
-    hub.add("org/tokenizer", {name: released[name] for name in TOKENIZER.files})
+def hps(hub):
+    """The two repositories, with files that are none yet."""
+    hub.add("org/hps", {RELEASE: b"", CONFIG: b"{}"})
+    hub.add("org/tokenizer", dict.fromkeys(TOKENIZER.files, b"{}"))
     return hub
+
+
+@pytest.fixture
+def whole_hps(hps, released):
+    hps.add("org/hps", {RELEASE: released["weights"], CONFIG: released[CONFIG]})
+    hps.add("org/tokenizer", {name: released[name] for name in TOKENIZER.files})
+    return hps
 
 
 def get(place):
@@ -52,7 +60,8 @@ def get(place):
     return place.cache / fetch(found, place).folder
 
 
-def test_a_released_reward_is_kept_as_safetensors_and_loads(hps, tmp_path):
+@pytest.mark.real
+def test_a_released_reward_is_kept_as_safetensors_and_loads(whole_hps, tmp_path):
     place = Place(tmp_path)
     folder = get(place)
     names = {path.name for path in folder.iterdir()}
@@ -63,13 +72,13 @@ def test_a_released_reward_is_kept_as_safetensors_and_loads(hps, tmp_path):
     images = ImageTower.load(folder, torch.device("cpu"))(torch.rand(2, 3, 28, 28))
     assert torch.isfinite(images @ texts.T).all()
 
-    asked = len(hps.requests)
+    asked = len(whole_hps.requests)
     assert get(place) == folder
-    assert len(hps.requests) == asked
+    assert len(whole_hps.requests) == asked
 
 
 @pytest.mark.real
-def test_a_damaged_converted_reward_is_fetched_and_converted_again(hps, tmp_path):
+def test_a_damaged_converted_reward_is_fetched_and_converted_again(whole_hps, tmp_path):
     place = Place(tmp_path)
     folder = get(place)
     whole = (folder / "model.safetensors").read_bytes()
