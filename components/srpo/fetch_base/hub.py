@@ -125,9 +125,15 @@ class _Counted(io.FileIO):
 
 
 def _token() -> str | None:
+    """The token, if one is given; raises for what cannot be one, without repeating it."""
     from huggingface_hub import get_token
 
-    return get_token()
+    token = get_token()
+    if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
+        raise InputError(
+            "the hub's token (HF_TOKEN, or the file HF_TOKEN_PATH) is no token: it must be one word of ASCII"
+        )
+    return token
 
 
 def _again(call: Callable[[], Any], repo: str, revision: str, arrived: Callable[[], int] = lambda: 0) -> Any:

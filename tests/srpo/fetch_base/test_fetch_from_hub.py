@@ -208,6 +208,14 @@ def test_a_gated_model_needs_the_token_which_goes_to_the_hub_alone(hub, place, m
     assert folder.is_dir()
 
 
+@pytest.mark.parametrize("token", ["hf_clé", "two words"])
+def test_a_token_that_is_none_is_refused_unsaid(hub, place, monkeypatch, token):
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(InputError, match="must be one word of ASCII") as error:
+        get(place)
+    assert token not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("source", "said"), [("hf://org/none", "refuses org/none"), ("hf://org/reward@v9", "no revision 'v9'")]
 )
