@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from srpo.core.contracts.errors import InputError, require
+from srpo.core.rewards.folders import CONVERSION
 from srpo.core.storage import model_cache as cached
 from srpo.core.storage.files import digest_of, list_files, readable_size
 from srpo.core.storage.lease import Lease, lease
@@ -98,8 +99,10 @@ def _remote_key(entry: Entry) -> str:
 
 
 def _key_of(what: Any, entry: Entry) -> str:
+    """Under which the cache knows what ``entry`` holds: its sources and the version of its conversion."""
+    convert = f"{entry.convert} {CONVERSION}" if entry.convert else ""
     name = "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in entry.name)[:60]
-    return f"{name}-{digest_of([what, entry.convert])[:16]}"
+    return f"{name}-{digest_of([what, convert])[:16]}"
 
 
 def _ask(entry: Entry, key: str) -> Found:

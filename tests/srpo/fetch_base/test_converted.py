@@ -90,6 +90,14 @@ def test_a_damaged_converted_reward_is_fetched_and_converted_again(whole_hps, tm
     assert (folder / "tokenizer.json").is_file()
 
 
+def test_another_version_of_the_conversion_takes_the_release_up_again(hps, tmp_path, monkeypatch):
+    place = Place(tmp_path)
+    first = look_up(HPS, place).key
+    assert look_up(HPS, place).key == first
+    monkeypatch.setattr("srpo.fetch_base.fetch.CONVERSION", 0)
+    assert look_up(HPS, place).key != first
+
+
 class Code:
     """What unpickling would run."""
 

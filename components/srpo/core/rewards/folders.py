@@ -8,6 +8,9 @@ from srpo.core.contracts.errors import InputError, require
 DUAL_ENCODERS = ("clip", "siglip")  # image and text meet in a cosine: text features are computed once
 IMAGE_ONLY = ("aesthetic",)  # no text at all
 JOINT = ("image_reward",)  # image and text attend to each other: no text feature
+# Raise it when a conversion (srpo.core.rewards.convert) writes something else than before: caches keep what they have
+# converted, and take up a released file again only under another number.
+CONVERSION = 1
 KINDS = (*DUAL_ENCODERS, *IMAGE_ONLY, *JOINT)
 
 
