@@ -12,6 +12,7 @@ TORCH_INDEX ?=
 PIP_FLAGS := --quiet --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+INSTALLED_REAL := $(VENV)/.installed-real
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-real lint tiny-weights readmes lock clean
@@ -30,7 +31,7 @@ test: lint  ## style, types, import rules, then the fast tests
 	@$(BIN)/pytest -m "not real"
 
 # pytest ends with 5 when it finds no test: that is not a failure here.
-test-real: $(INSTALLED)  ## slow tests against real servers, browsers and builds
+test-real: $(INSTALLED_REAL)  ## slow tests against real servers, browsers and builds
 	@echo "Testing for real"
 	@$(BIN)/pytest -m real || { code=$$?; [ $$code -eq 5 ] && echo "No test is marked 'real': nothing to do."; }
 
@@ -65,4 +66,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@# The reference that rewards are tested against. It names torchvision, which it needs only to augment images and whose
 	@# plain build does not load beside torch's CPU build; so it comes without its dependencies (`dev` has the rest).
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --no-deps open_clip_torch
+	@touch $@
+
+# Servers that only `make test-real` starts.
+$(INSTALLED_REAL): $(INSTALLED)
+	@echo "Installing the servers of the slow tests into $(VENV)"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable ".[gpu,pipelines,dev,real]"
 	@touch $@

@@ -1,6 +1,7 @@
 """The artifacts of the tiny world that training and sampling start from, made once by the stages themselves."""
 
 import pytest
+from s3_server import s3_server as s3_server  # a fixture, for all tests that want a real server
 from tiny_runs import TinyRun
 
 

@@ -183,14 +183,15 @@ def check_names(manifest: Mapping[str, Any], where: str) -> None:
         raise InputError(f"{where} names {clash[0]!r} as a file and as a folder: it must be one of them")
 
 
-def check_sizes(destination: str | Path, release: str) -> None:
-    """Raise InputError unless every file that the manifest names is there with its size (hashes are not read)."""
+def check_sizes(destination: str | Path, release: str) -> dict[str, Any]:
+    """The manifest; raises InputError unless every file that it names is there with its size (hashes are not read)."""
     manifest, store = read_release(destination, release), open_store(destination)
     found = store.files(f"releases/{release}")
     for entry in manifest["files"]:
         if entry["path"] not in found or found[entry["path"]].size != entry["size"]:
             name, folder = store.where(f"releases/{release}/{entry['path']}"), store.where(f"releases/{release}")
             raise InputError(f"{name} is missing or cut: the release is damaged; remove {folder} to publish it again")
+    return manifest
 
 
 def read_channel(destination: str | Path, channel: str) -> dict[str, Any] | None:
@@ -251,7 +252,7 @@ def move_channel(
     Raises:
         InputError: the release is not whole.
     """
-    check_sizes(destination, release)
+    manifest = check_sizes(destination, release)
     store, name = open_store(destination), channel_name(channel)
     with store.exclusively():
         before = read_channel(destination, channel)
@@ -262,7 +263,7 @@ def move_channel(
             store.write(named, _json({**record, "schema": PROMOTION_SCHEMA, "channel": channel, "release": release}))
         move = {
             "release": release,
-            "digest": read_release(destination, release)["digest"],
+            "digest": manifest["digest"],
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "record": named,
         }

@@ -29,6 +29,7 @@ from botocore.config import Config
 from srpo.core.contracts.errors import InputError, require
 from srpo.core.storage.files import BLOCK
 from srpo.core.storage.locations import split_uri as split_uri
+from srpo.core.storage.s3_answers import refuse_half_answers
 
 RANGE = 16 << 20  # bytes of one request for a part of an object
 PARALLEL = 8  # requests at once; so at most PARALLEL + 1 ranges are in memory
@@ -68,18 +69,18 @@ def _client(environment: tuple[tuple[str, str], ...]) -> Any:
     require(style in ("", "auto", "path", "virtual"), "SRPO_S3_ADDRESSING_STYLE", style, "path, virtual or auto")
     retries = {} if "AWS_MAX_ATTEMPTS" in given else {"retries": {"total_max_attempts": ATTEMPTS}}
     try:
-        return boto3.session.Session().client(
-            "s3",
-            config=Config(
-                connect_timeout=float(given.get("SRPO_S3_TIMEOUT", 10)),
-                read_timeout=float(given.get("SRPO_S3_TIMEOUT", 60)),
-                max_pool_connections=2 * PARALLEL,
-                **retries,
-                **({"s3": {"addressing_style": style}} if style else {}),
-            ),
+        config = Config(
+            connect_timeout=float(given.get("SRPO_S3_TIMEOUT", 10)),
+            read_timeout=float(given.get("SRPO_S3_TIMEOUT", 60)),
+            max_pool_connections=2 * PARALLEL,
+            **retries,
+            **({"s3": {"addressing_style": style}} if style else {}),
         )
+        made = boto3.session.Session().client("s3", config=config)
     except (botocore.exceptions.BotoCoreError, ValueError) as error:
         raise InputError(f"the configuration of S3 in AWS_* variables or files cannot be used: {error}") from None
+    refuse_half_answers(made)
+    return made
 
 
 def encryption() -> dict[str, str]:
@@ -133,8 +134,12 @@ def read_bytes(uri: str) -> bytes | None:
     """A small object, or None where there is none."""
     bucket, key = split_uri(uri)
     with errors_of(uri):
-        found = head(uri)
-        return None if found is None else _range(bucket, key, found.etag, 0, found.size)
+        try:
+            return _read(lambda: client().get_object(Bucket=bucket, Key=key))
+        except botocore.exceptions.ClientError as error:
+            if code_of(error) not in MISSING:
+                raise
+            return None
 
 
 def write_bytes(uri: str, data: bytes, **more: Any) -> None:
@@ -299,28 +304,29 @@ def _operation(error: Exception) -> str:
 
 
 def _get(bucket: str, key: str, etag: str, start: int, stop: int) -> Any:
-    """The body of the bytes from ``start`` to before ``stop`` of one version of an object."""
-    found = client().get_object(Bucket=bucket, Key=key, IfMatch=f'"{etag}"', Range=f"bytes={start}-{stop - 1}")
-    return found["Body"]
+    """The answer with the bytes from ``start`` to before ``stop`` of one version of an object."""
+    return client().get_object(Bucket=bucket, Key=key, IfMatch=f'"{etag}"', Range=f"bytes={start}-{stop - 1}")
 
 
 def _range(bucket: str, key: str, etag: str, start: int, stop: int) -> bytes:
-    """The same, read; botocore repeats a request only until its answer begins, this until the body has ended."""
-    attempt = 0
-    while start < stop:
-        body = _get(bucket, key, etag, start, stop)
+    data = _read(lambda: _get(bucket, key, etag, start, stop)) if start < stop else b""
+    if len(data) != stop - start:
+        raise StorageError(f"s3://{bucket}/{key}: {len(data)} bytes came instead of {stop - start}")
+    return data
+
+
+def _read(request: Callable[[], Any]) -> bytes:
+    """The body of an answer; botocore repeats a request only until its answer begins, this until the body has ended."""
+    for attempt in range(ATTEMPTS):
+        answer = request()
         try:
-            with contextlib.closing(body):
-                data = bytes(body.read())
-            if len(data) == stop - start:
-                return data
-            raise StorageError(f"s3://{bucket}/{key}: {len(data)} bytes came instead of {stop - start}")
+            with contextlib.closing(answer["Body"]) as body:
+                return bytes(body.read())
         except BROKEN:
-            attempt += 1
-            if attempt == ATTEMPTS:
+            if attempt == ATTEMPTS - 1:
                 raise
         pause(attempt)
-    return b""
+    raise AssertionError("unreachable")
 
 
 class _Stream(io.RawIOBase):
@@ -354,7 +360,8 @@ class _Stream(io.RawIOBase):
         with errors_of(self.uri):
             while wanted:
                 if self.body is None:
-                    self.body = _get(self.bucket, self.found.key, self.found.etag, self.position, self.found.size)
+                    found = self.found
+                    self.body = _get(self.bucket, found.key, found.etag, self.position, found.size)["Body"]
                 try:
                     data = self.body.read(wanted)
                     if not data:

@@ -243,6 +243,7 @@ class S3Store:
         # The release is whole: whatever is still being uploaded below it is the same bytes again.
         where = self.where(folder)
         abort(where, left_overs(where))
+        self.clear_abandoned()
 
     def abandoned(self) -> list[str]:
         bucket, _ = s3.split_uri(self.uri)

@@ -96,7 +96,7 @@ def left_overs(uri: str) -> list[LeftOver]:
     """The unfinished multipart uploads of objects below ``uri`` as a folder, oldest first."""
     bucket, key = split_uri(uri)
     with errors_of(uri):
-        found = _open_uploads(bucket, f"{key.rstrip('/')}/" if key else "")
+        found = list(_open_uploads(bucket, f"{key.rstrip('/')}/" if key else ""))
     return sorted(found, key=lambda entry: -entry.age)
 
 
