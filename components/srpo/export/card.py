@@ -23,6 +23,7 @@ def model_card(
     made: dict[str, dict[str, Any]],
     pairs: list[Pair],
     refusal: str,
+    files: list[str],
 ) -> str:
     """README.md: a YAML header, results, gates, images, and how to load the model."""
     licence = licences["base"]["licence"]
@@ -47,6 +48,7 @@ def model_card(
         training=made.get("train", {}).get("config", {}),
         pairs=pairs,
         refusal=refusal,
+        files=files,
     )
 
 

@@ -1,6 +1,7 @@
 """Every default of the `export` stage."""
 
 import dataclasses
+from typing import Literal
 
 from srpo.core.contracts.errors import require
 from srpo.core.storage.locations import destination_of
@@ -11,8 +12,12 @@ class Config:
     """Where releases go and what is shown beside the weights."""
 
     destination: str  # a local folder, its file:// URI, or s3://bucket/prefix
+    formats: tuple[Literal["diffusers", "lora", "original-bf16", "original-fp8"], ...] = ("diffusers", "lora")
     sample_prompts: int = 4  # pairs of images, before and after, in the release and on its model card
 
     def __post_init__(self) -> None:
         destination_of(self.destination)
+        weights = {"diffusers", "original-bf16", "original-fp8"} & set(self.formats)
+        accepted = "a list that has diffusers, original-bf16 or original-fp8, each once"
+        require(bool(weights) and len(set(self.formats)) == len(self.formats), "formats", self.formats, accepted)
         require(self.sample_prompts >= 0, "sample_prompts", self.sample_prompts, "a whole number of at least 0")

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.schemas import SAMPLES, read_table
-from srpo.core.storage.files import digest_of, list_files
+from srpo.core.storage.files import digest_of, list_files, sha256_of
 from srpo.core.storage.models import ModelEntry
 from srpo.core.storage.releases import Item, inside
+from srpo.export.original import write_original
 
+SINGLE_FILES = {"original-bf16": "flux-bf16.safetensors", "original-fp8": "flux-fp8-scaled.safetensors"}
 EVALUATION_KEYS = {"before": dict, "after": dict, "delta": dict, "verdict": str, "gates": list, "passed": bool}
 
 
@@ -55,14 +57,14 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
     return evaluation
 
 
-def model_items(base: ModelEntry, checkpoint: dict[str, Any], workspace: Path) -> list[Item]:
-    """The files of ``model/``: the base pipeline with the tuned transformer in place of its own.
+def base_items(base: ModelEntry, workspace: Path) -> list[Item]:
+    """The files of ``model/`` that the tuned model shares with its base: the pipeline but for the transformer.
 
     Only what model_index.json names is taken (and licences), so that other weights of the base never ride along. Hashes
-    are those that the base and the checkpoint were recorded with; the copy is verified against them.
+    are those that the base was recorded with; the copy is verified against them.
 
     Raises:
-        InputError: the base is not what was fetched, a part is missing, or the checkpoint is not a whole transformer.
+        InputError: the base is not what was fetched, or a part is missing.
     """
     folder = base.folder
     if not folder.resolve().is_relative_to(workspace.resolve()):
@@ -79,11 +81,15 @@ def model_items(base: ModelEntry, checkpoint: dict[str, Any], workspace: Path) -
         licence = not rest and top.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))
         if top == "model_index.json" or licence or (rest and top in parts and top != "transformer"):
             items.append(Item(f"model/{file['path']}", file["size"], file["sha256"], folder / file["path"]))
-    return items + transformer_items(checkpoint, workspace)
+    return items
 
 
 def transformer_items(checkpoint: dict[str, Any], workspace: Path) -> list[Item]:
-    """The tuned transformer's files, as checkpoint.json records them."""
+    """The tuned transformer's files, as checkpoint.json records them; those of a LoRA under ``lora/``.
+
+    Raises:
+        InputError: the checkpoint is not a whole transformer.
+    """
     if checkpoint["kind"] != "full":
         raise InputError(f"checkpoint.json: kind is {checkpoint['kind']!r}: only 'full' weights can be released")
     weights = inside(workspace, checkpoint["weights"], "checkpoint.json")
@@ -94,11 +100,44 @@ def transformer_items(checkpoint: dict[str, Any], workspace: Path) -> list[Item]
         source = inside(weights, file["path"], "checkpoint.json")
         if not source.is_file() or source.stat().st_size != file["size"]:
             raise InputError(f"{source} is missing or cut: checkpoint.json records {file['size']} bytes")
-        items.append(Item(f"model/transformer/{file['path']}", file["size"], file["sha256"], source))
+        name = file["path"] if file["path"].startswith("lora/") else f"model/transformer/{file['path']}"
+        items.append(Item(name, file["size"], file["sha256"], source))
     names = [item.path for item in items]
-    if "model/transformer/config.json" not in names or not any(name.endswith(".safetensors") for name in names):
+    weights_there = any(name.startswith("model/") and name.endswith(".safetensors") for name in names)
+    if "model/transformer/config.json" not in names or not weights_there:
         raise InputError(f"{weights} is no transformer: checkpoint.json must record a config.json and *.safetensors")
     return items
+
+
+def weight_items(
+    formats: tuple[str, ...], base: ModelEntry, checkpoint: dict[str, Any], workspace: Path, made: Path
+) -> list[Item]:
+    """The weights in every one of ``formats``; single files are made in the folder ``made``, and checked there.
+
+    Raises:
+        InputError: a part of the base or of the checkpoint is missing or damaged, or cannot have that format.
+    """
+    transformer = transformer_items(checkpoint, workspace)
+    items = base_items(base, workspace) if "diffusers" in formats else []
+    for item in transformer:
+        if ("lora" if item.path.startswith("lora/") else "diffusers") in formats:
+            items.append(item)
+    for name, file in SINGLE_FILES.items():
+        if name in formats:
+            items.append(single_file(transformer, made / file, f"single_file/{file}", fp8=name == "original-fp8"))
+    return items
+
+
+def single_file(transformer: list[Item], path: Path, name: str, fp8: bool) -> Item:
+    """The transformer in the original layout, made at ``path``."""
+    sources = [item.source for item in transformer if isinstance(item.source, Path) and item.path.startswith("model/")]
+    for item in transformer:
+        if isinstance(item.source, Path) and sha256_of(item.source) != item.sha256:
+            raise InputError(f"{item.source} is not what checkpoint.json records: its SHA-256 must be {item.sha256}")
+    config = next(source for source in sources if source.name == "config.json")
+    weights = [source for source in sources if source.suffix == ".safetensors"]
+    write_original(weights, read_json(config, {}), path, fp8)
+    return Item.of_file(name, path)
 
 
 def sample_pairs(folders: tuple[Path, ...], most: int) -> list[Pair]:

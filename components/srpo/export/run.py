@@ -1,6 +1,7 @@
 """Publish the tuned model as a release, and make it the candidate when its evaluation passed."""
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from srpo.core.storage.stores import open_store
 from srpo.export import provenance
 from srpo.export.card import model_card, release_report
 from srpo.export.config import Config
-from srpo.export.contents import gate_failures, model_items, read_evaluation, read_json, sample_pairs
+from srpo.export.contents import gate_failures, read_evaluation, read_json, sample_pairs, weight_items
 
 CHANNEL = "candidate"  # `latest` is moved by a promotion alone, after people have judged
 CHECKPOINT_KEYS = {"weights": str, "files": list, "step": int, "kind": str}
@@ -61,12 +62,14 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     )
 
     pairs = sample_pairs(inputs.samples, config.sample_prompts)
-    items = model_items(base, checkpoint, context.workspace)
+    single_files = context.state / "single_file"
+    items = weight_items(config.formats, base, checkpoint, context.workspace, single_files)
     items += [image for pair in pairs for image in (pair.before, pair.after)]
     items += [evaluation_file(inputs.evaluation, name) for name in ("evaluation.json", "report.html")]
 
     def card(release: str) -> Item:
-        return Item.of_text("README.md", model_card(release, licences, evaluation, made, pairs, refusal))
+        names = sorted(item.path for item in items)
+        return Item.of_text("README.md", model_card(release, licences, evaluation, made, pairs, refusal, names))
 
     # The name comes from the content, so that the same run gives the same release and writes nothing twice.
     configs = {stage: entry["config"] for stage, entry in made.items()}
@@ -81,6 +84,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
         "checkpoint": {key: value for key, value in checkpoint.items() if key not in ("weights", "files")},
         "config": configs,
         "evaluation": {key: evaluation[key] for key in ("before", "after", "delta", "verdict", "gates", "passed")},
+        "formats": list(config.formats),
         "git_commit": provenance.git_commit(),
         "licences": licences,
         "prompts": {"key": made["prepare_prompts"]["key"]},
@@ -89,6 +93,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
         "stages": {stage: {name: entry[name] for name in ("key", "code", "versions")} for stage, entry in made.items()},
     }
     where = publish(destination, release, items, manifest, context.progress)
+    shutil.rmtree(single_files, ignore_errors=True)
     if not refusal:
         move_channel(destination, CHANNEL, release)
 

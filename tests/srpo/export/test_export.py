@@ -26,7 +26,7 @@ PROMPT = "a <b>red</b> fox | [link](http://x)"
 class Run:
     """The artifacts of a finished run, small and made of nothing; export() runs the stage over them."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, weights=b"tuned weights"):
         self.workspace = folder / "workspace"
         self.artifacts = folder / "artifacts"
         self.destination = folder / "out"
@@ -40,7 +40,7 @@ class Run:
         (self.base / "LICENSE.md").write_text("licence")
         (self.base / "flux1-dev.safetensors").write_bytes(b"the untuned weights again")
         write_json(self.weights / "config.json", {"part": "tuned"})
-        (self.weights / "diffusion_pytorch_model.safetensors").write_bytes(b"tuned weights")
+        (self.weights / "diffusion_pytorch_model.safetensors").write_bytes(weights)
         self.checkpoint = {
             "schema": "srpo.checkpoint/1",
             "weights": "state/train/step-20",

@@ -1,0 +1,186 @@
+"""FLUX's original layout in one file, which ComfyUI and the original code read: bfloat16, or fp8 with scales.
+
+The tensors are those of the diffusers transformer under other names: query, key and value of a block are one matrix
+(in single blocks with the MLP's input), and the last modulation has shift before scale. Nothing is computed for
+bfloat16, so the file is checked bit by bit against its source, one tensor at a time.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from srpo.core.contracts.errors import InputError
+from srpo.export.tensor_files import Spec, TensorFolder, write_tensors
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+FP8 = np.dtype(ml_dtypes.float8_e4m3fn)
+FP8_MOST = 448.0
+EXPONENT = np.uint16(0x7F80)  # the bits of bfloat16's exponent
+# What ComfyUI looks for in a file with scales; two elements ask it to multiply in the compute dtype.
+FP8_MARKER = "scaled_fp8"
+LARGEST_ERROR = 1 / 16  # of a value under fp8's 3 bits of mantissa, relative; below the smallest normal value, of that
+
+WHOLE = {
+    "img_in": "x_embedder",
+    "txt_in": "context_embedder",
+    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
+    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
+    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
+    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
+    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
+    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
+    "final_layer.linear": "proj_out",
+}
+DOUBLE = {
+    "img_mod.lin": ("norm1.linear",),
+    "txt_mod.lin": ("norm1_context.linear",),
+    "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "img_attn.proj": ("attn.to_out.0",),
+    "txt_attn.proj": ("attn.to_add_out",),
+    "img_mlp.0": ("ff.net.0.proj",),
+    "img_mlp.2": ("ff.net.2",),
+    "txt_mlp.0": ("ff_context.net.0.proj",),
+    "txt_mlp.2": ("ff_context.net.2",),
+}
+DOUBLE_NORMS = {
+    "img_attn.norm.query_norm": "attn.norm_q",
+    "img_attn.norm.key_norm": "attn.norm_k",
+    "txt_attn.norm.query_norm": "attn.norm_added_q",
+    "txt_attn.norm.key_norm": "attn.norm_added_k",
+}
+SINGLE = {
+    "modulation.lin": ("norm.linear",),
+    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+    "linear2": ("proj_out",),
+}
+SINGLE_NORMS = {"norm.query_norm": "attn.norm_q", "norm.key_norm": "attn.norm_k"}
+
+
+class Target(NamedTuple):
+    """A tensor of the original layout: the diffusers tensors that it is made of, row by row."""
+
+    name: str
+    sources: tuple[str, ...]
+    swapped: bool = False  # its two halves change places
+
+
+def layout(double: int, single: int, guidance: bool) -> list[Target]:
+    """Every tensor of the original layout of a model with that many blocks, in order."""
+    targets = []
+
+    def linear(name: str, sources: tuple[str, ...], swapped: bool = False) -> None:
+        for part in ("weight", "bias"):
+            targets.append(Target(f"{name}.{part}", tuple(f"{source}.{part}" for source in sources), swapped))
+
+    for name, source in WHOLE.items():
+        if guidance or not name.startswith("guidance_in"):
+            linear(name, (source,))
+    linear("final_layer.adaLN_modulation.1", ("norm_out.linear",), swapped=True)
+    for count, blocks, here, linears, norms in (
+        (double, "double_blocks", "transformer_blocks", DOUBLE, DOUBLE_NORMS),
+        (single, "single_blocks", "single_transformer_blocks", SINGLE, SINGLE_NORMS),
+    ):
+        for block in range(count):
+            for name, sources in linears.items():
+                linear(f"{blocks}.{block}.{name}", tuple(f"{here}.{block}.{source}" for source in sources))
+            for name, source in norms.items():
+                targets.append(Target(f"{blocks}.{block}.{name}.scale", (f"{here}.{block}.{source}.weight",)))
+    return targets
+
+
+def write_original(files: list[Path], config: dict[str, Any], path: Path, fp8: bool) -> None:
+    """Write the transformer in ``files`` (diffusers safetensors) to ``path`` in the original layout, and check it.
+
+    Memory: a few of the largest tensor. With ``fp8`` the matrices of the blocks are e4m3 with one float32 scale each.
+
+    Raises:
+        InputError: it is no FLUX.1 transformer, or a weight is not finite.
+    """
+    if config.get("_class_name") != "FluxTransformer2DModel":
+        given = config.get("_class_name")
+        raise InputError(f"the transformer is a {given}: the original layout must be of a FluxTransformer2DModel")
+    source = TensorFolder(files)
+    targets = layout(config["num_layers"], config["num_single_layers"], bool(config.get("guidance_embeds")))
+    _check_sources(source, targets)
+    specs = []
+    for target in targets:
+        shape = _shape(source, target)
+        quantised = fp8 and _is_quantised(target)
+        specs.append(Spec(target.name, "F8_E4M3" if quantised else "BF16", shape))
+        if quantised:
+            specs.append(Spec(_scale_name(target), "F32", ()))
+    if fp8:
+        specs.append(Spec(FP8_MARKER, "F8_E4M3", (2,)))
+    write_tensors(path, specs, _tensors(source, targets, fp8))
+    check_original(path, source, targets)
+
+
+def check_original(path: Path, source: TensorFolder, targets: list[Target]) -> None:
+    """Read the file again and hold every tensor against its source: bit by bit, or within fp8's rounding.
+
+    Raises:
+        OSError: a tensor differs; the disk or the memory is at fault.
+    """
+    written = TensorFolder([path])
+    for target in targets:
+        expected, found = _bfloat16(source, target), written.read(target.name)
+        if found.dtype == BF16:
+            same = np.array_equal(found.view(np.uint16), expected.view(np.uint16))
+        else:
+            scale = float(written.read(_scale_name(target)))
+            value = expected.astype(np.float32)
+            bound = np.maximum(np.abs(value), scale * 2.0**-6) * LARGEST_ERROR
+            same = bool(np.all(np.abs(found.astype(np.float32) * scale - value) <= bound * 1.001))
+        if not same:
+            raise OSError(f"{path}: {target.name} is not what was to be written: the disk or the memory is at fault")
+
+
+def _tensors(source: TensorFolder, targets: list[Target], fp8: bool) -> Iterator[np.ndarray[Any, Any]]:
+    for target in targets:
+        tensor = _bfloat16(source, target)
+        if fp8 and _is_quantised(target):
+            value = tensor.astype(np.float32)
+            scale = np.float32(max(float(np.abs(value).max()) / FP8_MOST, 1e-12))
+            yield np.clip(value / scale, -FP8_MOST, FP8_MOST).astype(FP8)
+            yield np.array(scale, dtype=np.float32)
+        else:
+            yield tensor
+    if fp8:
+        yield np.zeros(2, dtype=FP8)
+
+
+def _bfloat16(source: TensorFolder, target: Target) -> np.ndarray[Any, Any]:
+    tensor = np.concatenate([source.read(name).astype(BF16) for name in target.sources])
+    if target.swapped:
+        tensor = np.concatenate(np.split(tensor, 2)[::-1])
+    if np.any(tensor.view(np.uint16) & EXPONENT == EXPONENT):  # infinite, or no number
+        raise InputError(f"{' and '.join(target.sources)} of the checkpoint: every weight must be finite")
+    return tensor
+
+
+def _shape(source: TensorFolder, target: Target) -> tuple[int, ...]:
+    shapes = [source.spec(name).shape for name in target.sources]
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+
+def _is_quantised(target: Target) -> bool:
+    """The matrices inside of blocks, which are nearly all of the weights; the rest is small and sensitive."""
+    return target.name.startswith(("double_blocks.", "single_blocks.")) and target.name.endswith(".weight")
+
+
+def _scale_name(target: Target) -> str:
+    return target.name.removesuffix("weight") + "scale_weight"
+
+
+def _check_sources(source: TensorFolder, targets: list[Target]) -> None:
+    """Every tensor of the transformer goes somewhere, and none is missing."""
+    wanted = {name for target in targets for name in target.sources}
+    given = set(source.places)
+    if wanted != given:
+        missing, extra = sorted(wanted - given), sorted(given - wanted)
+        words = f"lacks {missing[0]!r}" if missing else f"has {extra[0]!r}, which the original layout does not know"
+        raise InputError(f"the transformer {words}: it must be a whole FLUX.1 transformer")

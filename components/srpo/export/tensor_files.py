@@ -1,0 +1,109 @@
+"""safetensors files, one tensor at a time: a model of any size passes through the memory of its largest tensor.
+
+The format is 8 bytes with the length of a JSON header, the header, and the tensors' bytes one after the other.
+(The safetensors package writes only what is in memory as a whole, and its numpy face has no bfloat16.)
+"""
+
+import json
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from srpo.core.contracts.errors import InputError
+
+DTYPES: dict[str, Any] = {
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+ALIGNMENT = 8
+
+
+class Spec(NamedTuple):
+    """A tensor that a file will have: its name, dtype and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return int(np.prod(self.shape, dtype=np.int64)) * int(DTYPES[self.dtype].itemsize)
+
+
+class TensorFolder:
+    """The tensors of a folder's ``*.safetensors`` (shards), read when asked for."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self.places: dict[str, tuple[Path, Spec, int]] = {}
+        for path in files:
+            for spec, offset in read_header(path):
+                self.places[spec.name] = (path, spec, offset)
+
+    def spec(self, name: str) -> Spec:
+        """Dtype and shape of a tensor."""
+        return self.places[name][1]
+
+    def read(self, name: str) -> np.ndarray[Any, Any]:
+        """A tensor, from the disk."""
+        path, spec, offset = self.places[name]
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(spec.size)
+        return np.frombuffer(data, DTYPES[spec.dtype]).reshape(spec.shape)
+
+
+def read_header(path: Path) -> list[tuple[Spec, int]]:
+    """Every tensor of a file with the offset of its bytes.
+
+    Raises:
+        InputError: it is no safetensors file, is cut, or has a dtype that cannot be converted.
+    """
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("the header is longer than the file")
+            header = json.loads(file.read(length))
+        found = []
+        for name, entry in header.items():
+            if name != "__metadata__":
+                spec = Spec(name, entry["dtype"], tuple(entry["shape"]))
+                start, stop = entry["data_offsets"]
+                if spec.dtype not in DTYPES:
+                    raise ValueError(f"{name} is of dtype {spec.dtype}, not one of {', '.join(DTYPES)}")
+                if stop - start != spec.size or 8 + length + stop > path.stat().st_size:
+                    raise ValueError(f"{name} is cut")
+                found.append((spec, 8 + length + start))
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise InputError(f"{path} cannot be read as safetensors: {error}") from None
+
+
+def write_tensors(path: Path, specs: list[Spec], tensors: Iterable[np.ndarray[Any, Any]]) -> None:
+    """Write ``tensors``, which come in the order of ``specs``, one after the other."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for spec in specs:
+        header[spec.name] = {
+            "dtype": spec.dtype,
+            "shape": list(spec.shape),
+            "data_offsets": [offset, offset + spec.size],
+        }
+        offset += spec.size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text)) % ALIGNMENT)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for spec, tensor in zip(specs, tensors, strict=True):
+            if (NAMES[tensor.dtype], tensor.shape) != (spec.dtype, spec.shape):
+                raise AssertionError(f"{spec.name} is {tensor.dtype} {tensor.shape}: it must be as its header says")
+            file.write(np.ascontiguousarray(tensor).tobytes())
