@@ -15,7 +15,8 @@ from srpo.core.backbones.conditioning import Conditioning, read_conditioning
 from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.prompts import Prompt, of_split, read_prompts
 from srpo.core.contracts.tensors import EmbeddingsReader, TextFeatures, read_text_features
-from srpo.core.storage.files import appearing
+from srpo.core.storage.files import appearing, digest_of, sha256_of
+from srpo.train.config import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,26 +63,33 @@ class Texts:
         return torch.from_numpy(np.stack(rows)).to(device)
 
 
-def offline_latents(folder: Path, prompt_ids: Sequence[str], backbone: Backbone, size: int) -> Tensor:
-    """Clean latents ``[B, N, C]`` of the real images ``<prompt_id>.png`` (the offline variant), scaled to ``size``.
+class Latents:
+    """Clean latents of real images ``<prompt_id>.png``, in place of rollouts (the offline variant).
 
-    A latent is computed once and kept beside its image; what is read back is what was computed.
-
-    Raises:
-        InputError: a prompt without an image.
+    A latent is computed once and kept below ``cache`` under all that it depends on (the image's bytes, the base
+    model, the size): what is read back is what was computed, and another image or model is another file.
     """
-    device = next(backbone.transformer.parameters()).device
-    rows = []
-    for prompt_id in prompt_ids:
-        image, cached = folder / f"{prompt_id}.png", folder / f".{prompt_id}-{size}.safetensors"
-        if not cached.is_file():
-            if not image.is_file():
-                raise InputError(f"offline_images {str(folder)!r} has no {image.name}: it must hold one a prompt")
-            latent = backbone.encode(read_pixels(image, size).to(device))
-            with appearing(cached) as partial:
+
+    def __init__(self, config: Config, base_digest: str, cache: Path) -> None:
+        self.images, self.size = Path(config.offline_images), config.resolution
+        self.base, self.cache = base_digest, cache
+
+    def __call__(self, prompt_ids: Sequence[str], backbone: Backbone) -> Tensor:
+        """``[B, N, C]`` float32 on the backbone's device."""
+        device = next(backbone.transformer.parameters()).device
+        return torch.cat([self._one(prompt_id, backbone, device) for prompt_id in prompt_ids]).to(device)
+
+    def _one(self, prompt_id: str, backbone: Backbone, device: torch.device) -> Tensor:
+        image = self.images / f"{prompt_id}.png"
+        if not image.is_file():
+            raise InputError(f"offline_images {str(self.images)!r} has no {image.name}: it must hold one a prompt")
+        key = digest_of([sha256_of(image), self.base, self.size, str(backbone.compute_dtype)])
+        kept = self.cache / f"{key}.safetensors"
+        if not kept.is_file():
+            latent = backbone.encode(read_pixels(image, self.size).to(device))
+            with appearing(kept) as partial:
                 save_file({"x0": latent.cpu().contiguous()}, partial)
-        rows.append(load_file(cached)["x0"])
-    return torch.cat(rows).to(device)
+        return load_file(kept)["x0"]
 
 
 def read_pixels(path: Path, size: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Checkpoints of a run in progress: whole or not there, found by themselves, readable on any number of ranks."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,12 +10,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
+from srpo.core.contracts.errors import InputError
 from srpo.core.storage.files import write_json
+from srpo.train.config import Config
 from srpo.train.sharding import MovingAverage
 
 FACTS = "facts.json"
+# Settings that may change while a run goes on: how it is computed and watched, and where it ends.
+FREE = {"steps", "device", "processes", "micro_batch_size", "gradient_checkpointing", "checkpoint_every"}
+FREE |= {"keep_checkpoints", "nonfinite_limit", "trackers"}
 
 
 def save_checkpoint(
@@ -33,14 +39,26 @@ def save_checkpoint(
     dist.barrier()
 
 
-def load_checkpoint(
-    folder: Path, model: Any, optimizer: torch.optim.Optimizer, average: MovingAverage
-) -> dict[str, Any]:
-    """Load what :func:`save_checkpoint` saved, on any number of ranks; returns its facts."""
-    state = _state(model, optimizer, average)
-    dcp.load(state, checkpoint_id=folder)
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-    return dict(json.loads((folder / FACTS).read_text(encoding="utf-8")))
+def load_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer, average: MovingAverage) -> None:
+    """Load what :func:`save_checkpoint` saved, on any number of ranks."""
+    dcp.load(_state(model, optimizer, average), checkpoint_id=folder)
+
+
+def read_facts(folder: Path, config: Config) -> list[dict[str, Any]]:
+    """The records up to a checkpoint, which must be one of the run that ``config`` describes.
+
+    Raises:
+        InputError: a setting that decides what is learnt has another value than when the checkpoint was written.
+    """
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(dataclasses.asdict(config)))
+    for name, value in facts["config"].items():
+        if name not in FREE and now.get(name) != value:
+            raise InputError(
+                f"train.{name} is {now.get(name)!r}, but {folder} was trained with {value!r}: "
+                "it must stay the same while a run goes on; use another output folder for another run"
+            )
+    return list(facts["records"])
 
 
 def newest_checkpoint(state: Path) -> Path | None:
@@ -55,6 +73,6 @@ def complete_checkpoints(state: Path) -> list[Path]:
 
 
 def _state(model: Any, optimizer: torch.optim.Optimizer, average: MovingAverage) -> dict[str, Any]:
-    weights, moments = get_state_dict(model, optimizer)
-    # The average's tensors share memory with its shards, so loading into them is enough.
+    """What changes from step to step. All of it shares memory with model, optimiser and average: loading fills them."""
+    weights, moments = get_state_dict(model, optimizer, options=StateDictOptions(ignore_frozen_params=True))
     return {"model": weights, "optimizer": moments, "average": average.state()}

@@ -23,6 +23,7 @@ class Config:
     beta1: float = 0.9
     beta2: float = 0.999
     clip_norm: float = 0.1
+    precision: Literal["fp32_master", "bf16_stochastic"] = "fp32_master"  # or bfloat16 weights, 8-bit moments
     ema_decay: float = 0.0  # above 0, what is judged and shipped is the moving average
 
     # Low-rank adaptation in place of full parameters; rank 0 trains all parameters.
@@ -104,6 +105,12 @@ class Config:
         for name in ("clip_norm", "shift"):
             require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
         require(self.lora_rank >= 0, "lora_rank", self.lora_rank, "a whole number of at least 0")
+        if self.precision == "bf16_stochastic":
+            require(
+                self.compute_dtype == "bfloat16", "compute_dtype", self.compute_dtype, "bfloat16 as the weights are"
+            )
+            what = "0 with bf16_stochastic: an adapter is small, and keeps float32 masters"
+            require(self.lora_rank == 0, "lora_rank", self.lora_rank, what)
         require(0 < self.refl_window <= 1, "refl_window", self.refl_window, "in (0, 1]")
         require(self.draft_steps <= self.rollout_steps, "draft_steps", self.draft_steps, "at most rollout_steps")
         for name in ("beta1", "beta2", "ema_decay"):

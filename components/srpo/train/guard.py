@@ -21,6 +21,7 @@ from srpo.core.rewards.image_statistics import diversity, image_statistics
 from srpo.core.rewards.scores import Scorer
 from srpo.train.batches import Texts
 from srpo.train.config import Config
+from srpo.train.interruption import Interruption
 
 STATISTICS = ("saturation", "contrast", "sharpness", "diversity")
 
@@ -38,15 +39,24 @@ class Reading:
     diversity: float
 
 
-def read_guard(config: Config, backbone: Backbone, judge: Scorer, texts: Texts, step: int) -> Reading:
-    """Sample the guard's images with the model as it is now, split over the ranks by prompt, and judge them."""
+def read_guard(
+    config: Config, backbone: Backbone, judge: Scorer, texts: Texts, step: int, interruption: Interruption
+) -> Reading:
+    """Sample the guard's images with the model as it is now, split over the ranks by prompt, and judge them.
+
+    ``interruption`` is asked before each prompt.
+    """
     size, device = config.resolution, next(backbone.transformer.parameters()).device
     order = prompt_order(len(texts.prompts), len(texts.prompts), config.seed)
     prompts = [texts.prompts[place] for place in order[: config.guard_prompts]]
     shape = (1, backbone.latent_channels, size // backbone.vae_scale, size // backbone.vae_scale)
     sigmas = backbone.sigmas(config.guard_steps, config.static_shift, size, size)
     own: dict[int, dict[str, float]] = {}
-    for number in range(dist.get_rank(), len(prompts), dist.get_world_size()):
+    for first in range(0, len(prompts), dist.get_world_size()):
+        interruption.check()
+        number = first + dist.get_rank()
+        if number >= len(prompts):
+            break
         ids = [prompts[number].prompt_id] * config.guard_noises
         condition = texts.conditioning(ids, device, backbone.compute_dtype)
         noises = [draws.noise(shape, config.seed, "guard", number, index) for index in range(config.guard_noises)]

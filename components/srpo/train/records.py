@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from srpo.core.contracts.errors import require
 from srpo.core.storage.files import write_text
 from srpo.train.config import Config
 from srpo.train.estimates import interval
@@ -72,7 +71,7 @@ class Recorder:
 
 
 def start_trackers(config: Config, state: Path) -> list[Any]:
-    """accelerate's trackers by name; raises InputError for one that accelerate does not know."""
+    """accelerate's trackers by name (the preflight has seen that they are known and installed)."""
     if not config.trackers:
         return []
     from accelerate.state import PartialState
@@ -81,7 +80,6 @@ def start_trackers(config: Config, state: Path) -> list[Any]:
     PartialState(cpu=not torch.cuda.is_available())  # the trackers ask it which rank they are on
     started = []
     for name in config.trackers:
-        require(name in LOGGER_TYPE_TO_CLASS, "train.trackers", name, f"among {', '.join(LOGGER_TYPE_TO_CLASS)}")
         kind = LOGGER_TYPE_TO_CLASS[name]
         tracker = kind("srpo", logging_dir=str(state)) if kind.requires_logging_directory else kind("srpo")
         tracker.start()

@@ -11,32 +11,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from srpo.core.backbones.pipelines import check_guidance, latent_unit
 from srpo.core.contracts.config import from_mapping
 from srpo.core.contracts.errors import InputError
-from srpo.core.contracts.order import prompt_order
-from srpo.core.contracts.prompts import of_split, read_prompts
-from srpo.core.contracts.tensors import EmbeddingsReader, read_words
 from srpo.core.execution.stage import Context, Stage
 from srpo.core.reports.page import curves, page, paragraph, table
-from srpo.core.rewards.folders import DUAL_ENCODERS, check_reward_folder
-from srpo.core.storage.files import list_files, readable_size, write_json, write_text
+from srpo.core.storage.files import list_files, write_json, write_text
 from srpo.core.storage.models import ModelEntry, read_models, required, reward_roles
 from srpo.train.config import Config
+from srpo.train.preflight import Inputs, preflight
 
+SHUTDOWN = 3600  # seconds that torchrun leaves the ranks to save after SIGTERM; its own 30 may not do for a big model
 CURVES = ("loss", "reward_denoise", "reward_inversion", "grad_norm")
 SPEED_CURVES = ("seconds", "images_per_second", "memory_gib")
 GUARD_CURVES = ("held_out", "held_out_srp", "saturation", "contrast", "sharpness", "diversity")
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """What the earlier stages made."""
-
-    models: Path
-    prompts: Path
-    embeddings: Path
-    text_features: Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +39,15 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     """Preflight, launch, collect. A run that was interrupted goes on from its newest complete checkpoint."""
     models = read_models(inputs.models, context.workspace)
     preflight(config, inputs, models, context.state)
-    write_json(context.state / "job.json", job_of(config, inputs, models, context.state))
+    job = job_of(config, inputs, models, context.state, context.workspace)
+    write_json(context.state / "job.json", job)
     launch(config, context.state)
     collect(config, outputs, context.state, context.workspace, required(models, "base").digest)
 
 
-def job_of(config: Config, inputs: Inputs, models: dict[str, ModelEntry | None], state: Path) -> dict[str, Any]:
+def job_of(
+    config: Config, inputs: Inputs, models: dict[str, ModelEntry | None], state: Path, workspace: Path
+) -> dict[str, Any]:
     """What every rank is told (:class:`srpo.train.worker.Job`)."""
     base = required(models, "base")
     rewards = [(role, required(models, role)) for role in reward_roles(models)]
@@ -69,6 +59,7 @@ def job_of(config: Config, inputs: Inputs, models: dict[str, ModelEntry | None],
         "held_out": required(models, "held_out").path,
         **{name: str(getattr(inputs, name)) for name in ("prompts", "embeddings", "text_features")},
         "state": str(state),
+        "latents": str(workspace / "latents"),
     }
 
 
@@ -97,57 +88,6 @@ def collect(config: Config, outputs: Outputs, state: Path, workspace: Path, base
     write_text(outputs.report, report(config, records, step, result["collapsed"]))
 
 
-def preflight(config: Config, inputs: Inputs, models: dict[str, ModelEntry | None], state: Path) -> None:
-    """Find what would fail later, before any weight is loaded.
-
-    Raises:
-        InputError: an image size the model cannot take, embeddings of another encoder or without a prompt that will be
-            drawn, text features without control words, or too little disk space for checkpoints.
-    """
-    base = required(models, "base")
-    # Image sizes and prompts are checked against the small files that describe the model; no weight is read.
-    unit = latent_unit(base.folder)
-    if config.resolution % unit:
-        raise InputError(f"train.resolution is {config.resolution}: it must be a multiple of {unit} for this model")
-    check_guidance(base.folder, config.true_guidance)
-    reader = EmbeddingsReader(inputs.embeddings / "embeddings.parquet")
-    if reader.info.encoder != base.digest:
-        raise InputError(f"{inputs.embeddings} was not made by the encoders of {base.name!r}: run encode_prompts again")
-    prompts = of_split(read_prompts(inputs.prompts), "train")
-    for place in set(prompt_order(config.steps * config.batch_size, len(prompts), config.seed)):
-        if prompts[place].prompt_id not in reader:
-            raise InputError(
-                f"the embeddings lack the prompt {prompts[place].prompt_id!r}, which this run draws: "
-                "encode_prompts must have the same seed and at least steps x batch_size train_prompts"
-            )
-    for role in reward_roles(models):
-        check_words(config, inputs, role, required(models, role))
-    weights = sum(file.stat().st_size for file in (base.folder / "transformer").glob("*.safetensors"))
-    shares = 1 if config.lora_rank else config.keep_checkpoints + 1
-    need = weights * (2 + 6 * shares)  # two sets of bfloat16 weights; a checkpoint is three float32 numbers a weight
-    state.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(state).free
-    if need > free:
-        raise InputError(
-            f"the workspace has {readable_size(free)} free: checkpoints need about {readable_size(need)}; "
-            "use a larger volume or a smaller keep_checkpoints"
-        )
-
-
-def check_words(config: Config, inputs: Inputs, role: str, reward: ModelEntry) -> None:
-    """Refuse a reward that cannot be trained on in the way the run asks for: control words need text features."""
-    words = read_words(inputs.text_features / "text_features.parquet", role)
-    if config.image_pairs or config.reward_form == "plain":
-        return
-    if check_reward_folder(reward.folder) not in DUAL_ENCODERS:
-        raise InputError(
-            f"{role} {reward.name!r} has no text features, so control words mean nothing to it: "
-            "it needs train.image_pairs above 0 (an image-only reward) or train.reward_form 'plain'"
-        )
-    if not all(words):
-        raise InputError(f"{role} has no control words: name positive_words and negative_words for cache_rewards")
-
-
 def launch(config: Config, state: Path) -> None:
     """Start the ranks with torchrun and wait; SIGTERM is passed on, so that they save before they end.
 
@@ -158,6 +98,7 @@ def launch(config: Config, state: Path) -> None:
     error = state / "error.txt"
     error.unlink(missing_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.processes)]
+    command += ["--shutdown-timeout", str(SHUTDOWN)]
     with subprocess.Popen([*command, "-m", "srpo.train", "--job", str(state / "job.json")]) as process:
         terminated: list[int] = []
 
@@ -203,7 +144,7 @@ def workstation_job(settings: Mapping[str, Any], check: bool) -> dict[str, Any]:
     models, state = read_models(inputs.models, Path(job.workspace)), Path(job.output) / "state"
     if check:
         preflight(config, inputs, models, state)
-    return job_of(config, inputs, models, state)
+    return job_of(config, inputs, models, state, Path(job.workspace))
 
 
 def finish(settings: Mapping[str, Any]) -> None:
@@ -259,4 +200,11 @@ def intact(result: Path, workspace: Path) -> bool:
     return all(path.is_file() and path.stat().st_size == size for path, size in places)
 
 
-STAGE = Stage(name="train", config=Config, inputs=Inputs, outputs=Outputs, run=run, intact=intact)
+def fingerprint(config: Config) -> Any:
+    """What a run reads besides its inputs: the real images of the offline variant."""
+    return list_files(Path(config.offline_images)) if config.offline_images else None
+
+
+STAGE = Stage(
+    name="train", config=Config, inputs=Inputs, outputs=Outputs, run=run, fingerprint=fingerprint, intact=intact
+)

@@ -1,4 +1,4 @@
-"""The transformer over the ranks: FSDP2 shards of float32 master weights, read once; optimiser and moving average."""
+"""The transformer over the ranks: FSDP2 shards of master weights, read once; optimiser and moving average."""
 
 import contextlib
 import shutil
@@ -12,7 +12,6 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -21,6 +20,7 @@ from srpo.core.backbones.backbone import Backbone
 from srpo.core.backbones.conditioning import DTYPES
 from srpo.core.objective import draws
 from srpo.core.storage.files import appearing, write_json
+from srpo.train.adamw8bit import AdamW8bit, as_rows, first_row, local, sharded_like
 from srpo.train.config import Config
 
 ADAPTER = "default"
@@ -39,13 +39,15 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def sharded_transformer(config: Config, kind: type[Backbone], folder: Path, device: torch.device) -> Any:
-    """The transformer of ``folder``, of a ``kind`` of backbone, sharded over all ranks, in the configured dtypes.
+    """The transformer of ``folder``, of a ``kind`` of backbone, in the configured dtypes: what is trained is sharded.
 
-    Trained parameters are kept in float32; with LoRA the frozen base is kept in the compute dtype. Only rank 0
-    reads the weights; the others start from empty shards. Gathered weights stay between the forwards of a rollout and
-    are dropped by the backward pass, so that a rollout costs one all-gather and not one a model call.
+    Trained parameters are kept in float32, or in bfloat16 with ``precision: bf16_stochastic``. Gathered weights stay
+    between the forwards of a rollout and are dropped by the backward pass, so that a rollout costs one all-gather and
+    not one a model call. Since they stay, sharding what is not trained (the base under LoRA) would only add a copy:
+    it stands whole on each rank, in the dtype it is computed in. For the same reason one rank whose weights need no
+    cast shards nothing.
     """
-    compute, master = DTYPES[config.compute_dtype], torch.float32
+    compute, master = DTYPES[config.compute_dtype], master_dtype(config)
     model = kind.empty_transformer(folder)
     with torch.device("meta"):
         model.to(compute if config.lora_rank else master)
@@ -57,32 +59,66 @@ def sharded_transformer(config: Config, kind: type[Backbone], folder: Path, devi
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.to(master)
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for name in BLOCKS:
-        for block in getattr(model, name, ()):
-            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    ranks = dist.get_world_size()
+    if ranks > 1 or compute != master:
+        mesh = init_device_mesh(device.type, (ranks,))
+        policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
+        for module in (*(block for name in BLOCKS for block in getattr(model, name, ())), model):
+            fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=False, ignored_params=frozen)
     model.to_empty(device=device)
-    whole: dict[str, Any] = initial_weights(config, model, folder) if dist.get_rank() == 0 else {}
-    set_model_state_dict(model, whole, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
+    check_sharding(model, ranks)
+    load_base(config, model, folder)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     return model.train()
 
 
-def initial_weights(config: Config, model: Any, folder: Path) -> dict[str, Tensor]:
-    """The base's weights under the model's own names; LoRA's A is drawn from the seed and its B is zero."""
-    stored = read_weights(folder)
-    weights = {}
-    for name, parameter in model.state_dict().items():
-        if ".lora_A." in name:
-            weights[name] = draws.noise(tuple(parameter.shape), config.seed, "lora", name) / config.lora_rank
-        elif ".lora_B." in name:
-            weights[name] = torch.zeros(tuple(parameter.shape))
-        else:
-            weights[name] = stored[name.replace(".base_layer.", ".")]  # cast as it is copied, tensor by tensor
-    return weights
+def master_dtype(config: Config) -> torch.dtype:
+    """What trained parameters are kept in between steps."""
+    return torch.bfloat16 if config.precision == "bf16_stochastic" else torch.float32
+
+
+def check_sharding(model: Any, ranks: int) -> None:
+    """Make sure that what is trained lies on all ranks: sharding that was left out would train each rank on its own.
+
+    Raises:
+        RuntimeError: a trained parameter is not sharded over ``ranks`` ranks.
+    """
+    for name, parameter in model.named_parameters():
+        over = parameter.device_mesh.size() if isinstance(parameter, DTensor) else 1
+        if parameter.requires_grad and over != ranks:
+            raise RuntimeError(f"{name} is sharded over {over} ranks, {ranks} have joined")
+
+
+@torch.no_grad()
+def load_base(config: Config, model: Any, folder: Path) -> None:
+    """Fill ``model`` with the base's weights, tensor by tensor; LoRA's A is drawn from the seed and its B is zero.
+
+    The first rank alone reads the files, which it maps; every other one is sent each tensor and keeps its own rows. So
+    besides what stays, one tensor stands in memory at a time.
+    """
+    first = dist.get_rank() == 0
+    stored = read_weights(folder) if first else {}
+    for name, target in model.state_dict().items():
+        kept = local(target)
+        whole = kept if kept.shape == target.shape else kept.new_empty(target.shape)
+        if first:
+            whole.copy_(initial(config, name, target.shape, stored))
+        if dist.get_world_size() > 1:
+            dist.broadcast(whole, 0)
+        if whole is not kept:
+            rows = first_row(target)
+            kept.copy_(whole[rows : rows + len(kept)])
+
+
+def initial(config: Config, name: str, shape: torch.Size, stored: dict[str, Tensor]) -> Tensor:
+    """The value that the parameter ``name`` starts from."""
+    if ".lora_A." in name:
+        return draws.noise(tuple(shape), config.seed, "lora", name) / config.lora_rank
+    if ".lora_B." in name:
+        return torch.zeros(shape)
+    return stored[name.replace(".base_layer.", ".")]
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -116,55 +152,50 @@ def trained_parameters(model: Any) -> list[Any]:
 
 
 def make_optimizer(config: Config, model: Any) -> torch.optim.Optimizer:
-    """AdamW over the shards of the trained parameters."""
-    betas = (config.beta1, config.beta2)
-    parameters = trained_parameters(model)
-    return torch.optim.AdamW(
-        parameters, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay, foreach=True
-    )
+    """AdamW over the shards of the trained parameters: torch's own, or with moments of 8 bits."""
+    betas, lr, decay = (config.beta1, config.beta2), config.learning_rate, config.weight_decay
+    if config.precision == "bf16_stochastic":
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        return AdamW8bit(named, config.seed, lr, betas, decay)
+    return torch.optim.AdamW(trained_parameters(model), lr=lr, betas=betas, weight_decay=decay, foreach=True)
 
 
 class MovingAverage:
-    """An exponential moving average of the trained shards; while it is ``swapped`` in, the model is the average."""
+    """An exponential moving average of the trained shards; while it is ``swapped`` in, the model is the average.
+
+    The average is float32 whatever the weights are: a bfloat16 one would stand still.
+    """
 
     def __init__(self, model: Any, decay: float) -> None:
         self.model, self.decay = model, decay
-        self.shards = {name: _local(p).detach().clone() for name, p in self._named()} if decay else {}
+        self.shards = {name: local(p).float().clone() for name, p in self._named()} if decay else {}
 
     def update(self) -> None:
         """Move towards the model's present weights; call after each optimiser step."""
         if self.decay:
             for name, parameter in self._named():
-                self.shards[name].lerp_(_local(parameter).detach(), 1 - self.decay)
+                self.shards[name].lerp_(local(parameter).float(), 1 - self.decay)
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:
         """Within, the model has the averaged weights; without a decay nothing changes."""
         drop_gathered(self.model)
-        self._swap()
+        held = {}
+        if self.decay:
+            for name, parameter in self._named():
+                held[name] = local(parameter).clone()
+                local(parameter).copy_(self.shards[name])
         try:
             yield
         finally:
             drop_gathered(self.model)
-            self._swap()
+            for name, parameter in self._named():
+                if self.decay:
+                    local(parameter).copy_(held[name])
 
     def state(self) -> dict[str, Any]:
-        """The average as a state dict of sharded tensors, for a distributed checkpoint."""
-        return {
-            name: DTensor.from_local(
-                self.shards[name], p.device_mesh, p.placements, shape=p.shape, stride=p.stride(), run_check=False
-            )
-            for name, p in self._named()
-            if self.decay
-        }
-
-    def _swap(self) -> None:
-        if self.decay:
-            for name, parameter in self._named():
-                local = _local(parameter).detach()
-                held = local.clone()
-                local.copy_(self.shards[name])
-                self.shards[name].copy_(held)
+        """The average as a state dict of sharded tensors, for a distributed checkpoint; they share its memory."""
+        return {name: sharded_like(p, as_rows(self.shards[name])) for name, p in self._named() if self.decay}
 
     def _named(self) -> list[tuple[str, Any]]:
         return [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
@@ -173,18 +204,24 @@ class MovingAverage:
 def save_weights(config: Config, model: Any, folder: Path) -> None:
     """Write the whole transformer as bfloat16 safetensors in a diffusers folder, from rank 0; it appears whole.
 
-    LoRA is merged, so that every consumer can load it; the adapter alone lies beside it in ``lora/``.
+    LoRA is merged, so that every consumer can load it; the adapter alone lies beside it in ``lora/``, in float32.
     """
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights: dict[str, Any] = get_model_state_dict(model, options=options)
-    if dist.get_rank() == 0:
-        adapter = {name: value for name, value in weights.items() if ".lora_" in name}
-        whole = merged(weights, config.lora_alpha / config.lora_rank) if config.lora_rank else weights
+    first, adapter, whole = dist.get_rank() == 0, {}, {}
+    for name, value in model.state_dict().items():
+        gathered = value.full_tensor() if isinstance(value, DTensor) else value
+        if first and ".lora_" in name:
+            adapter[name] = gathered.float().cpu()
+        elif first and ".base_layer." in name:  # as precise as it is, until the adapter has been added
+            whole[name.replace(".base_layer.", ".")] = gathered.cpu()
+        elif first:
+            whole[name] = gathered.to(torch.bfloat16).cpu()
+    if first:
+        merge(whole, adapter, config.lora_alpha / max(1, config.lora_rank))
         shutil.rmtree(folder, ignore_errors=True)
         with appearing(folder) as partial:
             partial.mkdir()
             model.save_config(partial)
-            write_shards({name: value.to(torch.bfloat16) for name, value in whole.items()}, partial)
+            write_shards(whole, partial)
             if adapter:
                 (partial / "lora").mkdir()
                 named = {f"transformer.{name.replace(f'.{ADAPTER}.', '.')}": v for name, v in adapter.items()}
@@ -192,15 +229,16 @@ def save_weights(config: Config, model: Any, folder: Path) -> None:
     dist.barrier()
 
 
-def merged(weights: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """Base weights with ``scale * B A`` added, under the names of a model without adapters; computed in float32."""
-    whole = {name.replace(".base_layer.", "."): value for name, value in weights.items() if ".lora_" not in name}
-    for name, a in weights.items():
+def merge(whole: dict[str, Tensor], adapter: dict[str, Tensor], scale: float) -> None:
+    """Add ``scale * B A`` to the weights of ``whole``, which have the names of a model without adapters.
+
+    The sum is computed in float32 and rounded once.
+    """
+    for name, a in adapter.items():
         if f".lora_A.{ADAPTER}." in name:
-            b = weights[name.replace(".lora_A.", ".lora_B.")]
+            b = adapter[name.replace(".lora_A.", ".lora_B.")]
             target = name.replace(f".lora_A.{ADAPTER}.", ".")
-            whole[target] = whole[target].float() + scale * (b.float() @ a.float())
-    return whole
+            whole[target] = (whole[target].float() + scale * (b @ a)).to(torch.bfloat16)
 
 
 def write_shards(weights: dict[str, Tensor], folder: Path) -> None:
@@ -212,8 +250,3 @@ def write_shards(weights: dict[str, Tensor], folder: Path) -> None:
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         write_json(folder / "diffusion_pytorch_model.safetensors.index.json", index)
-
-
-def _local(parameter: Any) -> Tensor:
-    local: Tensor = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-    return local

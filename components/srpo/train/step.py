@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,9 +16,10 @@ from srpo.core.objective.relative_reward import branch_reward, image_pair_reward
 from srpo.core.rewards.dual_encoder import ImageTower
 from srpo.core.rewards.scores import Reward as LoadedReward
 from srpo.core.rewards.scores import plain_score
-from srpo.train.batches import Texts, offline_latents
+from srpo.train.batches import Latents, Texts
 from srpo.train.config import Config
 from srpo.train.estimates import Estimate, estimates, needs_rollout, passes
+from srpo.train.interruption import Interruption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,15 @@ class Reward:
 
 
 def gradient_step(
-    config: Config, backbone: Backbone, rewards: list[Reward], texts: Texts, step: int, rows: list[int], scale: float
+    config: Config,
+    backbone: Backbone,
+    rewards: list[Reward],
+    texts: Texts,
+    step: int,
+    rows: list[int],
+    scale: float,
+    latents: Latents | None = None,
+    interruption: Interruption | None = None,
 ) -> dict[str, float]:
     """Accumulate the gradient of step number ``step`` for the samples ``rows`` of its batch.
 
@@ -44,6 +52,8 @@ def gradient_step(
         step: from 0; with the seed and a sample's number it decides everything random.
         rows: which samples of the global batch this process computes.
         scale: factor on the loss of a sample, such that the sum over all samples and processes is the mean.
+        latents: of real images, for the offline variant.
+        interruption: asked before each micro-batch.
 
     Returns:
         Sums over ``rows`` of the loss and of each branch's reward, and the seconds of each phase.
@@ -57,6 +67,8 @@ def gradient_step(
     seconds = Stopwatch(device)
 
     for first in range(0, len(rows), config.micro_batch_size):
+        if interruption:
+            interruption.check()
         samples = rows[first : first + config.micro_batch_size]
         captions = [prompts[row] for row in samples]
         prompt_ids = [prompt.prompt_id for prompt in captions]
@@ -70,14 +82,16 @@ def gradient_step(
         x0 = None
         if needs_rollout(config):
             with seconds("rollout"):
-                x0 = clean_latents(config, backbone, condition, noise, prompt_ids)
+                x0 = latents(prompt_ids, backbone) if latents else clean_latents(config, backbone, condition, noise)
         stream = estimates(config, velocity, sigmas, x0, noise, step, samples)
         while True:
             with seconds("forward"):
                 estimate = next(stream, None)
                 if estimate is None:
                     break
+            with seconds("decode"):
                 pixels = backbone.decode(estimate.x0_hat, size, size, checkpointed=config.gradient_checkpointing)
+            with seconds("reward"):
                 gain = torch.zeros(len(samples), device=device)
                 for reward in rewards:
                     seen = branch_gain(config, reward, texts, pixels, estimate, step, samples, captions)
@@ -160,13 +174,9 @@ def step_noise(config: Config, backbone: Backbone, step: int, samples: list[int]
     return backbone.pack(torch.cat([draws.noise(shape, config.seed, "noise", step, sample) for sample in samples]))
 
 
-def clean_latents(
-    config: Config, backbone: Backbone, condition: Conditioning, noise: Tensor, prompt_ids: list[str]
-) -> Tensor:
-    """``x0 [B, N, C]``: rolled out from exactly ``noise`` without gradient, or the latents of real images (offline)."""
+def clean_latents(config: Config, backbone: Backbone, condition: Conditioning, noise: Tensor) -> Tensor:
+    """``x0 [B, N, C]``: rolled out from exactly ``noise`` without gradient."""
     size = config.resolution
-    if config.offline_images:
-        return offline_latents(Path(config.offline_images), prompt_ids, backbone, size)
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
         return backbone.velocity(x, sigma, condition, config.rollout_guidance, size, size, config.true_guidance)
@@ -187,8 +197,9 @@ class Stopwatch:
         self.phase = phase
         return self
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "Stopwatch":
         self.started = self._now()
+        return self
 
     def __exit__(self, *error: object) -> None:
         self.total[self.phase] = self.total.get(self.phase, 0.0) + self._now() - self.started

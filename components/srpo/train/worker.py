@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import shutil
-import signal
 import time
 import traceback
 from pathlib import Path
@@ -16,16 +15,25 @@ from srpo.core.backbones.conditioning import DTYPES
 from srpo.core.backbones.load import backbone_of
 from srpo.core.backbones.schedule import load_scheduler
 from srpo.core.contracts.config import from_mapping
+from srpo.core.contracts.errors import InputError
 from srpo.core.execution.device import find_device
 from srpo.core.execution.progress import Progress
 from srpo.core.execution.quiet import quiet
 from srpo.core.rewards.scores import Scorer, load_reward
 from srpo.core.storage.files import write_json, write_text
-from srpo.train.batches import Texts
-from srpo.train.checkpoints import complete_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
+from srpo.train.batches import Latents, Texts
+from srpo.train.checkpoints import (
+    complete_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    read_facts,
+    save_checkpoint,
+)
 from srpo.train.config import Config
+from srpo.train.gradients import GradientSums, clip_gradient
 from srpo.train.guard import best_reading, collapsed, read_guard
-from srpo.train.memory import check_memory
+from srpo.train.interruption import Interrupted, Interruption, end_with_parent
+from srpo.train.memory import Folders, check_memory
 from srpo.train.records import Recorder, readings, step_record
 from srpo.train.sharding import (
     MovingAverage,
@@ -37,7 +45,7 @@ from srpo.train.sharding import (
     sharded_transformer,
     trained_parameters,
 )
-from srpo.train.step import Reward, gradient_step
+from srpo.train.step import Reward, Stopwatch, gradient_step
 
 RESULT = "result.json"
 ERROR = "error.txt"
@@ -57,16 +65,28 @@ class Job:
     embeddings: str
     text_features: str
     state: str  # folder that is the same for every retry
+    latents: str  # folder of real images' latents, for the offline variant
+
+    def folders(self) -> Folders:
+        """The folders whose weights this job will load."""
+        return Folders(Path(self.base), [Path(folder) for _, folder, _ in self.rewards], Path(self.held_out))
 
 
 def work(settings: dict[str, Any]) -> None:
-    """Run this rank; its error is left in the state folder for the process that started it."""
+    """Run this rank; its error is left in the state folder for the process that started it.
+
+    Raises:
+        SystemExit: 2 for bad input, 143 after SIGTERM, 1 for any other failure.
+    """
     job = Job(**settings)
     try:
         train(job, from_mapping(Config, job.config, "train"))
     except Exception as error:
         if not (Path(job.state) / ERROR).exists():  # the first rank to fail knows why; the others lose their peer
             write_text(Path(job.state) / ERROR, f"{type(error).__name__}: {error}")
+        if isinstance(error, InputError):
+            print(f"srpo: train: {error}", flush=True)
+            raise SystemExit(2) from None
         traceback.print_exc()
         raise SystemExit(1) from None
 
@@ -74,15 +94,21 @@ def work(settings: dict[str, Any]) -> None:
 def train(job: Job, config: Config) -> None:
     """Train from the newest checkpoint (or the base) to the last step, and leave the best weights."""
     quiet()
+    end_with_parent()
+    interruption = Interruption()
     state, device = Path(job.state), find_device(config.device)
     torch.use_deterministic_algorithms(device.type == "cpu")
-    terminated = catch_sigterm()
     with process_group(device):
         rank, world = dist.get_rank(), dist.get_world_size()
+        interruption.device = device
         check_ranks(config, world)
-        check_memory(config, Path(job.base), world, device)
+        check_memory(config, job.folders(), world, device)
+        newest = newest_checkpoint(state)
+        records = read_facts(newest, config) if newest else [{"step": 0}]
         roles = [role for role, _, _ in job.rewards]
         texts = Texts.open(Path(job.prompts), Path(job.embeddings), Path(job.text_features), roles, job.base_digest)
+
+        # Only now weights are loaded.
         kind = backbone_of(Path(job.base))
         transformer = sharded_transformer(config, kind, Path(job.base) / "transformer", device)
         dtype, precise = DTYPES[config.compute_dtype], DTYPES[config.reward_dtype]
@@ -92,67 +118,68 @@ def train(job: Job, config: Config) -> None:
             Reward(role, load_reward(Path(folder), device, precise), weight) for role, folder, weight in job.rewards
         ]
         judge = Scorer.load(Path(job.held_out), texts.held_out, device)
-        optimizer = make_optimizer(config, transformer)
+        trained = trained_parameters(transformer)
+        optimizer, gradients = make_optimizer(config, transformer), GradientSums(trained)
         average = MovingAverage(transformer, config.ema_decay)
-        newest = newest_checkpoint(state)
-        records = load_checkpoint(newest, transformer, optimizer, average)["records"] if newest else []
-        record_step = Recorder(config, state, records)
+        if newest:
+            load_checkpoint(newest, transformer, optimizer, average)
+        latents = Latents(config, job.base_digest, Path(job.latents)) if config.offline_images else None
+        record_step = Recorder(config, state, records[:-1] if due(config, records[-1]) else records)
         progress = Progress("train") if rank == 0 else None
         own_rows = list(range(rank, config.batch_size, world))
-        skipped = sum(record.get("skipped", 0) for record in records)
 
-        def guard(step: int, earlier: list[dict[str, Any]]) -> dict[str, Any]:
-            """A reading of the guard; weights that are the best so far are kept."""
+        def guard() -> None:
+            """Add a reading of the guard to the last record; weights that are the best so far are kept."""
             with average.swapped():
                 gather(transformer)
-                reading = read_guard(config, backbone, judge, texts, step)
+                reading = read_guard(config, backbone, judge, texts, records[-1]["step"], interruption)
                 drop_gathered(transformer)
-                if best_reading([*readings(earlier), reading], config).step == step:
-                    save_weights(config, transformer, state / f"weights-{step:06d}")
-            return dataclasses.asdict(reading)
+                if best_reading([*readings(records), reading], config).step == reading.step:
+                    save_weights(config, transformer, state / f"weights-{reading.step:06d}")
+            records[-1] |= dataclasses.asdict(reading)
 
-        if not records:
-            records.append(guard(0, []))
-            record_step(records[0])
-
-        for step in range(records[-1]["step"], config.steps):
-            if collapsed(readings(records), config):
-                break
+        def one_step(step: int) -> dict[str, Any]:
+            """Step number ``step``, from 0: the gradient of its batch, then the optimiser."""
             started = time.perf_counter()
-            optimizer.zero_grad(set_to_none=True)
             # FSDP averages over the ranks; a sample counts 1 / batch_size over all of them.
-            sums = gradient_step(config, backbone, rewards, texts, step, own_rows, world / config.batch_size)
-            norm = clip_gradient(transformer, config.clip_norm)
-            before_optimizer = time.perf_counter()
-            finite = math.isfinite(norm)
-            if finite:
-                optimizer.step()
-                average.update()
-            sums["seconds_optimizer"] = time.perf_counter() - before_optimizer
-            drop_gathered(transformer)
+            scale = world / config.batch_size
+            sums = gradient_step(config, backbone, rewards, texts, step, own_rows, scale, latents, interruption)
+            gradients.give()
+            norm = clip_gradient(trained, config.clip_norm)
             record = step_record(config, step + 1, sums, norm, device)
-            if not finite:
-                skipped += 1
-                record["skipped"] = 1
-                if skipped >= config.nonfinite_limit:
-                    raise FloatingPointError(
-                        f"{skipped} steps had a gradient that is not finite, the last is step {step + 1} "
-                        f"(norm {norm}, loss {record['loss']}): lower learning_rate, or compute in float32"
-                    )
+            with Stopwatch(device)("optimizer") as watch:
+                if math.isfinite(norm) and math.isfinite(record["loss"]):
+                    optimizer.step()
+                    average.update()
+                else:
+                    record["skipped"] = 1
+                optimizer.zero_grad(set_to_none=True)
+                drop_gathered(transformer)
+            record["seconds_optimizer"] = round(watch.total["optimizer"], 4)
             record["seconds"] = round(time.perf_counter() - started, 4)
             record["images_per_second"] = round(config.batch_size / record["seconds"], 3)
-            if (step + 1) % config.guard_every == 0 or step + 1 == config.steps:
-                record |= guard(step + 1, [*records, record])
-            records.append(record)
-            record_step(record)
-            if progress:
-                progress(step + 1, config.steps, **{name: record[name] for name in ("loss", "grad_norm", "seconds")})
-            stopping = any_rank(terminated.is_set, device)
-            if (step + 1) % config.checkpoint_every == 0 or stopping:
-                save_checkpoint(state / f"step-{step + 1:06d}", transformer, optimizer, average, {"records": records})
-                keep(state, config, records)
-            if stopping:
-                raise SystemExit(TERMINATED)
+            return record
+
+        try:
+            if due(config, records[-1]):
+                guard()
+                record_step(records[-1])
+            while records[-1]["step"] < config.steps and not collapsed(readings(records), config):
+                records.append(one_step(records[-1]["step"]))
+                check_skipped(config, records)
+                if due(config, records[-1]):
+                    guard()
+                record_step(records[-1])
+                step, record = records[-1]["step"], records[-1]
+                if progress:
+                    progress(step, config.steps, **{name: record[name] for name in ("loss", "grad_norm", "seconds")})
+                if step % config.checkpoint_every == 0:
+                    save(state, config, transformer, optimizer, average, records)
+        except Interrupted:  # the step or the reading under way is made again; what is finished is kept
+            drop_gathered(transformer)
+            if records[-1]["step"] > 0:
+                save(state, config, transformer, optimizer, average, records)
+            raise SystemExit(TERMINATED) from None
 
         record_step.finish()
         if rank == 0:
@@ -162,43 +189,43 @@ def train(job: Job, config: Config) -> None:
         dist.barrier()
 
 
-class Flag:
-    """Set by a signal, read between steps."""
-
-    def __init__(self) -> None:
-        self.value = False
-
-    def set(self, *arguments: object) -> None:
-        self.value = True
-
-    def is_set(self) -> bool:
-        return self.value
+def due(config: Config, record: dict[str, Any]) -> bool:
+    """Whether the guard has still to judge the weights after ``record``'s step."""
+    step = record["step"]
+    return (step % config.guard_every == 0 or step == config.steps) and "held_out" not in record
 
 
-def catch_sigterm() -> Flag:
-    """From now on SIGTERM only sets a flag: the step under way is finished and saved, within the grace period."""
-    flag = Flag()
-    signal.signal(signal.SIGTERM, flag.set)
-    return flag
+def save(
+    state: Path, config: Config, model: Any, optimizer: Any, average: MovingAverage, records: list[dict[str, Any]]
+) -> None:
+    """Write a checkpoint after the last of ``records``, unless it is there, and remove what it makes needless."""
+    folder = state / f"step-{records[-1]['step']:06d}"
+    if folder not in complete_checkpoints(state):
+        save_checkpoint(folder, model, optimizer, average, {"records": records, "config": dataclasses.asdict(config)})
+        keep(state, config, records)
 
 
-def any_rank(condition: Any, device: torch.device) -> bool:
-    """Whether ``condition()`` holds on any rank, the same answer on all."""
-    answer = torch.tensor([float(condition())], device=device)
-    dist.all_reduce(answer, dist.ReduceOp.MAX)
-    return bool(answer.item())
-
-
-def clip_gradient(transformer: Any, limit: float) -> float:
-    """Clip the gradient over all shards to the norm ``limit``; returns the norm that it had."""
-    norm = torch.nn.utils.clip_grad_norm_(trained_parameters(transformer), limit)
-    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+def check_skipped(config: Config, records: list[dict[str, Any]]) -> None:
+    """Raise :class:`FloatingPointError` with the cause once ``nonfinite_limit`` steps were skipped."""
+    skipped, last = sum(record.get("skipped", 0) for record in records), records[-1]
+    if last.get("skipped") and skipped >= config.nonfinite_limit:
+        raise FloatingPointError(
+            f"{skipped} steps had a loss or a gradient that is not finite, the last is step {last['step']} "
+            f"(norm {last['grad_norm']}, loss {last['loss']}): lower learning_rate, or compute in float32"
+        )
 
 
 def check_ranks(config: Config, world: int) -> None:
-    """Refuse another number of ranks than the configuration names: a launcher that ignored it would go unseen."""
+    """Refuse another number of ranks than the configuration names: a launcher that ignored it would go unseen.
+
+    Raises:
+        InputError: also when there are more ranks on this machine than GPUs.
+    """
     if world != config.processes:
-        raise RuntimeError(f"{world} processes joined, the configuration names {config.processes}")
+        raise InputError(
+            f"{world} processes joined, the configuration names {config.processes}: "
+            "train.processes must be the number that torchrun starts"
+        )
 
 
 def keep(state: Path, config: Config, records: list[dict[str, Any]]) -> None:

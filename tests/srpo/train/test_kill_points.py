@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from test_ranks import ALWAYS, IN, launch, train, weights_folder
+from test_ranks import ALWAYS, IN, launch, ranks_of, train, wait_for, weights_folder
 from tiny_runs import TRAIN
 
 KILLS = 20
@@ -25,7 +25,7 @@ def test_kills_at_random_moments_lose_nothing(tiny_run, tmp_path):
     config = TRAIN | ALWAYS | {"steps": 6, "guard_every": 3}
     expected = weights_folder(tiny_run, train(tiny_run, "uninterrupted", **ALWAYS | {"steps": 6, "guard_every": 3}))
     inputs = Inputs(**{name: tiny_run.artifacts[name] for name in IN})
-    job = job_of(Config(), inputs, read_models(inputs.models, tiny_run.workspace), Path("unused"))
+    job = job_of(Config(), inputs, read_models(inputs.models, tiny_run.workspace), Path("unused"), tiny_run.workspace)
     started = time.monotonic()
     assert launch(tmp_path / "timing", config, job).wait(timeout=300) == 0
     whole = time.monotonic() - started
@@ -41,6 +41,7 @@ def test_kills_at_random_moments_lose_nothing(tiny_run, tmp_path):
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(timeout=60)
+                wait_for(lambda: not ranks_of(state))  # noqa: B023  # it is called at once
                 kills += 1
         else:
             assert launch(state, config, job).wait(timeout=300) == 0

@@ -1,6 +1,8 @@
 """What is refused before weights are loaded, and what the guard lets ship."""
 
 import dataclasses
+import json
+import struct
 
 import pytest
 import torch
@@ -25,21 +27,65 @@ def test_parameters_are_counted_from_the_headers_alone(tmp_path):
     assert memory.parameter_count(tmp_path) == 24
 
 
+P, GIB = 11_901_408_320, 2**30  # FLUX.1-dev
+
+
+def total(ranks, adapter=0, **settings):
+    return sum(memory.weight_bytes(Config(**settings), P, ranks, adapter).values())
+
+
 def test_the_estimate_follows_the_table_of_the_documentation():
-    p = 12_000_000_000
-    assert memory.estimate_bytes(Config(), p, 8) == 2 * p + 16 * p // 8
-    assert memory.estimate_bytes(Config(ema_decay=0.99), p, 8) == 2 * p + 20 * p // 8
-    assert memory.estimate_bytes(Config(lora_rank=32), p, 8) == 2 * p + 2 * p // 8
+    assert total(8) == 2 * P + 16 * P // 8
+    assert total(8, ema_decay=0.99) == 2 * P + 20 * P // 8
+    assert total(1, compute_dtype="float32") == 16 * P, "nothing is gathered where nothing is cast"
+    assert total(8, adapter=800, lora_rank=32) == 2 * P + 800 * (2 + 16 // 8)
+    assert total(1, precision="bf16_stochastic") == pytest.approx(8 * P, rel=0.01)
+    assert total(8, precision="bf16_stochastic") == pytest.approx(2 * P + 8 * P / 8, rel=0.01)
 
 
-def test_a_run_that_cannot_fit_is_refused_with_the_mend(tmp_path, monkeypatch):
-    (tmp_path / "transformer").mkdir()
-    save_file({"a": torch.zeros(1000)}, tmp_path / "transformer" / "model.safetensors")
-    monkeypatch.setattr(memory, "_available", lambda: 17_999)
-    with pytest.raises(InputError, match=r"at least 18 KB a process.*18 KB are free.*lora_rank"):
-        memory.check_memory(Config(), tmp_path, 1, torch.device("cpu"))
-    monkeypatch.setattr(memory, "_available", lambda: 18_000)
-    memory.check_memory(Config(), tmp_path, 1, torch.device("cpu"))
+@pytest.fixture
+def flux_dev(tmp_path):
+    """Folders with FLUX.1-dev's settings and the sizes of its tensors, and two rewards of the size of CLIP ViT-H/14."""
+    settings = {"num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "attention_head_dim": 128}
+    models = {
+        "transformer": (settings, {"all": [P - 57 * 3 * 3072**2]}),
+        "vae": ({"block_out_channels": [128, 256, 512, 512]}, {"all": [83_819_683]}),
+    }
+    vision = {"image_size": 224, "patch_size": 14, "num_hidden_layers": 32, "hidden_size": 1280}
+    for name in ("reward", "held_out"):
+        models[name] = ({"vision_config": vision}, {"vision_model.all": [630_766_080], "text_model.all": [354_032_640]})
+    for name, (config, tensors) in models.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        attention = {f"b.{n}.attn.{t}.weight": [3072, 3072] for n in range(57) for t in ("to_q", "to_k", "to_v")}
+        shapes = tensors | (attention if name == "transformer" else {})
+        header = {key: {"dtype": "BF16", "shape": shape, "data_offsets": [0, 0]} for key, shape in shapes.items()}
+        written = json.dumps(header).encode()
+        (tmp_path / name / "model.safetensors").write_bytes(struct.pack("<Q", len(written)) + written)
+    return memory.Folders(tmp_path, [tmp_path / "reward"], tmp_path / "held_out")
+
+
+@pytest.mark.parametrize(
+    ("settings", "gib"),
+    [
+        ({"lora_rank": 32, "reward_dtype": "bfloat16"}, 40),
+        ({"precision": "bf16_stochastic"}, 130),
+    ],
+)
+def test_flux_fits_one_gpu_as_lora_and_whole(flux_dev, settings, gib):
+    """At 720 x 720, one sample at a time, with activations, VAE and both rewards."""
+    parts = memory.memory_parts(Config(micro_batch_size=1, **settings), flux_dev, 1)
+    assert 0.6 * gib * GIB < sum(parts.values()) < 0.95 * gib * GIB
+    assert parts["activations"] == pytest.approx((0.96 + 5.75) * GIB, rel=0.05), "checkpoints and decoder, as counted"
+
+
+def test_a_run_that_cannot_fit_is_refused_with_the_mend(flux_dev, monkeypatch):
+    need = sum(memory.memory_parts(Config(), flux_dev, 2).values())
+    monkeypatch.setattr(memory, "_available", lambda: 2 * need - 2)
+    with pytest.raises(InputError, match=r"about 1.. GB a process \(gathered weights 2. GB.*are free.*lora_rank"):
+        memory.check_memory(Config(), flux_dev, 2, torch.device("cpu"))
+    monkeypatch.setattr(memory, "_available", lambda: 2 * need)
+    memory.check_memory(Config(), flux_dev, 2, torch.device("cpu"))
 
 
 def test_the_most_style_ships_among_what_kept_its_alignment():

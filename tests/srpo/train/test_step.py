@@ -217,19 +217,36 @@ def test_offline_latents_replace_the_rollout_and_are_cached(parts, tmp_path):
     from PIL import Image
 
     from srpo.core.contracts.errors import InputError
+    from srpo.train.batches import Latents
 
     config, flux, rewards, texts = parts
     order = prompt_order(config.batch_size, len(texts.prompts), config.seed)
     ids = [texts.prompts[n].prompt_id for n in order[:2]]
-    config = dataclasses.replace(config, offline_images=str(tmp_path))
+    images, cache, encoded = tmp_path / "images", tmp_path / "cache", []
+    images.mkdir()
+    config = dataclasses.replace(config, offline_images=str(images))
+    encode = flux.encode
+
+    def step(base="a digest"):
+        gradient_step(config, flux, rewards, texts, 0, [0, 1], 1 / 2, Latents(config, base, cache))
+        return gradients(flux)
+
     with pytest.raises(InputError, match=f"has no {ids[0]}.png"):
-        gradient_step(config, flux, rewards, texts, 0, [0, 1], 1 / 2)
+        step()
     for number, prompt_id in enumerate(ids):
         pixels = np.full((48, 40, 3), 60 + 100 * number, dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{prompt_id}.png")
-    gradient_step(config, flux, rewards, texts, 0, [0, 1], 1 / 2)
-    first = gradients(flux)
-    for image in tmp_path.glob("*.png"):
-        image.unlink()  # the second time the cached latents are enough
-    gradient_step(config, flux, rewards, texts, 0, [0, 1], 1 / 2)
-    assert close(first, gradients(flux), 0)
+        Image.fromarray(pixels).save(images / f"{prompt_id}.png")
+    flux.encode = lambda pixels: encoded.append(1) or encode(pixels)
+    try:
+        first = step()
+        assert len(encoded) == 2
+        assert close(first, step(), 0)
+        assert len(encoded) == 2, "the second time the cached latents are enough"
+        Image.fromarray(pixels[::-1] // 2).save(images / f"{ids[0]}.png")
+        assert not close(first, step(), 1e-3)
+        assert len(encoded) == 3, "another image is another latent"
+        step("another model")
+        assert len(encoded) == 5
+    finally:
+        del flux.encode
+    assert sorted(path.suffix for path in images.iterdir()) == [".png", ".png"], "nothing is written beside the images"
