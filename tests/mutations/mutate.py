@@ -102,9 +102,9 @@ MUTATIONS = (
     ),
     Mutation(
         "put the control word into the velocity's prompt",
-        "encode_prompts/run.py",
-        "encoder([prompt.prompt for prompt in group])",
-        'encoder([f"Real. {prompt.prompt}" for prompt in group])',
+        "encode_prompts/parts.py",
+        "encoder([text]) for",
+        'encoder([f"Real. {text}"]) for',
         "train/test_step.py::test_the_embeddings_are_those_of_the_plain_prompt",
     ),
     Mutation(
@@ -155,6 +155,34 @@ MUTATIONS = (
         "if config.late_weighting else one",
         "if False else one",
         "train/test_step.py::test_the_late_weight_scales_the_gradient",
+    ),
+    Mutation(
+        "round weights to the nearest",
+        "train/adamw8bit.py",
+        "values.view(torch.int32) + random.to(torch.int32)",
+        "values.view(torch.int32) + 32768",
+        "train/test_adamw8bit.py::test_steps_far_below_the_resolution_of_bfloat16_still_move_the_weights",
+    ),
+    Mutation(
+        "round moments down",
+        "train/adamw8bit.py",
+        "(lower + upwards).to(torch.uint8)",
+        "lower.to(torch.uint8)",
+        "train/test_adamw8bit.py::test_moments_are_quantised_without_bias",
+    ),
+    Mutation(
+        "draw a shard's random bits as if it were the first",
+        "train/adamw8bit.py",
+        "(first_row(parameter) + first) * columns",
+        "first * columns",
+        "train/test_adamw8bit.py::test_a_shard_is_updated_as_it_is_within_the_whole_parameter",
+    ),
+    Mutation(
+        "look at the gradient only for what is not finite",
+        "train/worker.py",
+        'math.isfinite(norm) and math.isfinite(record["loss"])',
+        "math.isfinite(norm)",
+        "train/test_ranks.py::test_steps_that_are_not_finite_are_skipped_and_end_the_run_with_the_cause",
     ),
     Mutation(
         "forget the margin",
