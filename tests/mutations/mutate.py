@@ -81,7 +81,7 @@ MUTATIONS = (
     ),
     Mutation(
         "clamp pixels in the reward",
-        "core/rewards/dual_encoder.py",
+        "core/rewards/preprocessing.py",
         "return (pixels - self.mean) / self.std",
         "return (pixels.clamp(0, 1) - self.mean) / self.std",
         "train/test_step.py::test_saturated_pixels_get_a_gradient_from_the_reward",
