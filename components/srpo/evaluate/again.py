@@ -72,6 +72,8 @@ def command(made: Sequence[Made]) -> str:
     lines = [f'srpo run --output runs/again --set "overrides=$(cat {FILE})"']
     if shards := configs.get("sample", {}).get("shards"):
         lines.append(f"--set sample_shards={shards}")
+    if (seed := configs.get("train", {}).get("seed")) is not None:  # of what does not lead here, too: the rating page
+        lines.append(f"--set seed={seed}")
     if configs.get("train", {}).get("device") == "cuda":
         lines.append(f"--set gpus={configs['train'].get('processes', 1)}")
     return " \\\n  ".join(lines)

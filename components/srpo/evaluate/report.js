@@ -69,8 +69,11 @@
     out: () => zoom(1 / 1.5),
     fit: () => zoom(1 / view.scale),
     place: () => {
+      const before = size();
       Object.assign(view, { single: !view.single, after: false });
       paint();
+      const now = size(); // the same place stays in sight in a pane of another size
+      Object.assign(view, { x: (view.x * now[0]) / before[0], y: (view.y * now[1]) / before[1] });
       pan(0, 0);
     },
     swap: () => {
