@@ -71,6 +71,16 @@ def first(tmp_path_factory):
     return Run(tmp_path_factory.mktemp("real") / "run", "learning_rate=3e-4", "evaluate.gates=[content.after >= 0]")
 
 
+def test_the_rating_page_lies_apart_from_its_key(first):
+    page = Path(first.summary["rating_page"])
+    assert page == first.output / "rating/index.html"
+    assert f"rating:  {page}" in first.shown
+    key = json.loads((first.output / "rating-key/key.json").read_text())
+    assert key["models"] == ["base", "tuned"]
+    assert key["checkpoint"] == json.loads((first.release / "manifest.json").read_text())["stages"]["train"]["key"]
+    assert not list(page.parent.rglob("key.json"))
+
+
 def test_the_summary_says_what_came_of_it(first):
     summary = first.summary
     for side in ("before", "after", "delta"):

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from srpo.core.contracts.gates import check, parse
+from srpo.core.contracts.gates import check, parse, reward_aliases
 
-__all__ = ["accepted_costs", "check", "parse"]
+__all__ = ["accepted_costs", "check", "parse", "reward_aliases"]
 
 
 def accepted_costs(gates: list[dict[str, Any]], lower_is_better: frozenset[str]) -> set[str]:
@@ -14,5 +14,5 @@ def accepted_costs(gates: list[dict[str, Any]], lower_is_better: frozenset[str])
         gate = parse(result["condition"])
         bounds_loss = gate.operation[0] == ("<" if gate.name in lower_is_better else ">")
         if result["passed"] and gate.moment == "delta" and bounds_loss:
-            accepted.add(gate.name)
+            accepted.add(gate.name.partition(".")[0])  # held_out.hpsv2 is the score held_out
     return accepted

@@ -55,7 +55,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     tests = comparison.effect_tests(chances, summary["delta"], config)
     searched, categories = comparison.searched_tests(chances, comparison.by_category(pairs, config), config)
     releases = {name: comparison.compare(pair(samples, name, TUNED), config) for name in samples.releases}
-    results = gates.check(config.gates, summary)
+    names = {role: str(model["name"]) for role, model in models.items() if isinstance(model, dict) and "name" in model}
+    results = gates.check(config.gates, summary, gates.reward_aliases(names))
     evidence = Evidence(
         clear={name: bool(test["clear"]) for name, test in tests.items()},
         worse_p=comparison.watched_tests(chances),

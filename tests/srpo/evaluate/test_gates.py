@@ -52,7 +52,8 @@ def test_a_misspelt_part_is_named_with_the_nearest_known():
 
 
 def test_only_a_gate_that_bounds_the_loss_accepts_a_cost():
-    gates = check(("held_out.delta.low > -1", "frechet.delta.high < 1", "srp.delta.low < 1"), SUMMARY)
+    conditions = ("held_out.hpsv2.delta.low > -1", "frechet.delta.high < 1", "srp.delta.low < 1")
+    gates = check(conditions, SUMMARY, {"held_out.hpsv2": "held_out"})
     assert accepted_costs(gates, frozenset({"frechet"})) == {"held_out", "frechet"}
 
 
