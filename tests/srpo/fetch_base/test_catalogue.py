@@ -1,6 +1,7 @@
 """The catalogue: what is refused by name, what a file of one's own adds, and that the built-in one is whole."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -93,3 +94,11 @@ def test_the_built_in_catalogue_is_whole():
 def test_an_address_is_no_name():
     with pytest.raises(InputError, match="write an entry with that source"):
         find("base", "hf://black-forest-labs/FLUX.1-dev")
+
+
+def test_the_example_of_the_documentation_is_a_catalogue(tmp_path):
+    text = (Path(__file__).resolve().parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    path = own(tmp_path, example)
+    assert find("base", "our-flux", path).commercial_use is True
+    assert find("rewards", "our-clip", path).positive_words == ("Detailed",)
