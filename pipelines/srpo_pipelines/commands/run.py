@@ -88,6 +88,7 @@ def put_out(result: Path, folder: Path) -> None:
     shutil.rmtree(folder / RATING, ignore_errors=True)
     with appearing(folder / RATING) as partial:
         link_tree(result / "page", partial)
+        (partial / "manifest.json").unlink(missing_ok=True)  # of the artifact: nothing for raters
     for file in (result / "key").glob("*.json"):
         if file.name != "manifest.json":
             with appearing(folder / RATING_KEY / file.name) as partial:
