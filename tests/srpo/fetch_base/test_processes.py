@@ -105,7 +105,7 @@ def small_disk(tmp_path):
     if done.returncode:
         pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_full_disk_leaves_no_half_file_and_room_is_enough_to_go_on(hub, small_disk, tmp_path, monkeypatch):
