@@ -15,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_REAL := $(VENV)/.installed-real
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-real lint tiny-weights readmes lock clean
+.PHONY: help install demo test test-real lint tiny-weights readmes golden lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,9 @@ tiny-weights: $(INSTALLED)  ## make the tiny model's weights again from nothing 
 
 readmes: $(INSTALLED)  ## write the settings into the stages' READMEs from the code
 	@$(BIN)/python docs/stage_readmes.py
+
+golden: $(INSTALLED)  ## compile the packages that the tests compare with
+	@$(BIN)/srpo compile --output tests/srpo_pipelines/golden
 
 lock: $(INSTALLED)  ## write images/requirements-*.txt from constraints.txt
 	@$(BIN)/python images/lock.py
