@@ -203,14 +203,20 @@ def read_channel(destination: str | Path, channel: str) -> dict[str, Any] | None
     Raises:
         InputError: the file is damaged.
     """
-    store, name = open_store(destination), channel_name(channel)
+    store = open_store(destination)
+    pointer = _read_pointer(store, channel)
+    return None if pointer is None else {**pointer, "history": read_history(store, channel)}
+
+
+def _read_pointer(store: Store, channel: str) -> dict[str, Any] | None:
+    name = channel_name(channel)
     data = store.read(name)
     if data is None:
         return None
     try:
         pointer = json.loads(data)
         if pointer["schema"] == CHANNEL_SCHEMA and NAME.fullmatch(pointer["release"]):
-            return {**pointer, "history": read_history(store, channel)}
+            return dict(pointer)
     except (ValueError, KeyError, TypeError):
         pass
     raise InputError(f"{store.where(name)} is damaged: it must be {CHANNEL_SCHEMA} with a release")
@@ -255,7 +261,7 @@ def move_channel(
     manifest = check_sizes(destination, release)
     store, name = open_store(destination), channel_name(channel)
     with store.exclusively():
-        before = read_channel(destination, channel)
+        before = _read_pointer(store, channel)
         named = _record_name(channel, release, record) if record is not None else None
         if before is not None and before["release"] == release and named in (None, before.get("record")):
             return False
