@@ -44,6 +44,12 @@ def test_no_file_is_longer_than_a_person_reads():
             assert lines <= 400, f"{path} has {lines} lines; 400 is the most"
 
 
+def test_test_files_have_names_of_their_own():
+    """pytest imports them by their name alone, and refuses a second one of the same."""
+    names = [path.name for path in tracked() if path.parts[0] == "tests" and path.suffix == ".py"]
+    assert not {name for name in names if names.count(name) > 1} - {"conftest.py"}
+
+
 def test_no_file_names_a_machine():
     """Absolute paths of somebody's home or workplace, and private addresses, work on one machine only."""
     machine = re.compile(rb"(?<![\w.$}])/(?:home|root|work|Users)/[\w.-]+|(?<![\w.=])(?:10\.\d+|192\.168)\.\d+\.\d+\b")
