@@ -217,7 +217,7 @@ def test_left_overs_of_dead_runs_are_aborted_once_they_are_old(bucket, weights, 
     store = open_store(destination)
     export(destination, "a-1", weights)
     assert store.abandoned() == []
-    monkeypatch.setattr("srpo.core.storage.stores.ABANDONED", -1.0)
+    monkeypatch.setattr("srpo.core.storage.stores.ABANDONED", -60.0)
     assert store.abandoned() == [f"s3://{bucket}/old/releases/dead/model/weights.bin"]
     export(destination, "a-2", weights)
     assert left_overs(destination) == []
