@@ -48,6 +48,7 @@ def test_each_image_is_labelled_and_ends_as_an_unprivileged_user(target):
     assert [argument for word, argument in steps if word == "USER"] == ["10001:10001"]
     assert steps[-1][0] == "USER"
     labels = " ".join(argument for word, argument in steps if word == "LABEL")
+    assert ("ENV", "SRPO_GIT_COMMIT=${REVISION}") in steps  # what a release names as its commit
     assert {"title", "description", "licenses", "version", "revision"} <= set(re.findall(r"image\.(\w+)=", labels))
     assert not {word for word, _ in steps} & {"ENTRYPOINT", "CMD", "ADD"}
 

@@ -35,8 +35,9 @@ def licences(models: dict[str, ModelEntry | None]) -> dict[str, dict[str, str]]:
 
 def git_commit() -> str | None:
     """The commit that the code came from, ending in "-dirty" where files were changed since; None when not known."""
-    if commit := os.environ.get(COMMIT_VARIABLE):
-        return commit
+    commit = os.environ.get(COMMIT_VARIABLE)
+    if commit:
+        return None if commit == "unknown" else commit  # an image that was built without being told
     git = shutil.which("git")
     if git is None or not (PACKAGE_ROOT.parent / ".git").exists():
         return None
