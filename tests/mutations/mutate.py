@@ -180,9 +180,9 @@ MUTATIONS = (
     Mutation(
         "look at the gradient only for what is not finite",
         "train/worker.py",
-        'math.isfinite(norm) and math.isfinite(record["loss"])',
-        "math.isfinite(norm)",
-        "train/test_ranks.py::test_steps_that_are_not_finite_are_skipped_and_end_the_run_with_the_cause",
+        "return math.isfinite(norm) and math.isfinite(loss)",
+        "return math.isfinite(norm)",
+        "train/test_memory_and_guard.py::test_a_step_is_taken_only_with_a_finite_loss_and_gradient",
     ),
     Mutation(
         "forget the margin",

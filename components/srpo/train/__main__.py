@@ -5,11 +5,7 @@ import json
 import os
 from pathlib import Path
 
-import yaml
-
-from srpo.core.contracts.errors import InputError
-from srpo.train.run import finish, workstation_job
-from srpo.train.worker import work
+from srpo.train.launcher import end_with_launcher
 
 EXAMPLE = """example train.yaml:
   config: {steps: 20, batch_size: 32, processes: 8}
@@ -25,6 +21,13 @@ EXAMPLE = """example train.yaml:
 
 def main() -> None:
     """One rank; rank 0 also checks the input first and writes the artifact in the end."""
+    end_with_launcher()  # before the imports, which take seconds
+    import yaml
+
+    from srpo.core.contracts.errors import InputError
+    from srpo.train.run import finish, workstation_job
+    from srpo.train.worker import work
+
     parser = argparse.ArgumentParser(
         prog="torchrun -m srpo.train",
         description="Train on this machine. A run that was interrupted goes on when it is started again.",

@@ -1,14 +1,9 @@
-"""How a rank is ended: SIGTERM is heard between the pieces of a step, and no rank outlives its launcher."""
+"""How a rank is ended by SIGTERM: it is heard between the pieces of a step, and all ranks stop together."""
 
-import ctypes
-import os
 import signal
-import sys
 
 import torch
 import torch.distributed as dist
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Interrupted(Exception):  # noqa: N818  # not an error
@@ -32,16 +27,3 @@ class Interruption:
         dist.all_reduce(answer, dist.ReduceOp.MAX)
         if answer.item():
             raise Interrupted
-
-
-def end_with_parent() -> None:
-    """Ask Linux to kill this process when the one that started it dies.
-
-    torchrun puts its workers into sessions of their own. Were it killed, they would train on, and write to the folder
-    that the next try reads.
-    """
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died in between
-            os.kill(os.getpid(), signal.SIGKILL)

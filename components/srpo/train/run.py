@@ -5,7 +5,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from srpo.core.reports.page import curves, page, paragraph, table
 from srpo.core.storage.files import list_files, write_json, write_text
 from srpo.core.storage.models import ModelEntry, read_models, required, reward_roles
 from srpo.train.config import Config
+from srpo.train.launcher import ranks_command
 from srpo.train.preflight import Inputs, preflight
 
 SHUTDOWN = 3600  # seconds that torchrun leaves the ranks to save after SIGTERM; its own 30 may not do for a big model
@@ -97,9 +97,7 @@ def launch(config: Config, state: Path) -> None:
     """
     error = state / "error.txt"
     error.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.processes)]
-    command += ["--shutdown-timeout", str(SHUTDOWN)]
-    with subprocess.Popen([*command, "-m", "srpo.train", "--job", str(state / "job.json")]) as process:
+    with subprocess.Popen(ranks_command(config.processes, SHUTDOWN, state / "job.json")) as process:
         terminated: list[int] = []
 
         def pass_on(number: int, frame: object) -> None:

@@ -32,7 +32,7 @@ from srpo.train.checkpoints import (
 from srpo.train.config import Config
 from srpo.train.gradients import GradientSums, clip_gradient
 from srpo.train.guard import best_reading, collapsed, read_guard
-from srpo.train.interruption import Interrupted, Interruption, end_with_parent
+from srpo.train.interruption import Interrupted, Interruption
 from srpo.train.memory import Folders, check_memory
 from srpo.train.records import Recorder, readings, step_record
 from srpo.train.sharding import (
@@ -94,7 +94,6 @@ def work(settings: dict[str, Any]) -> None:
 def train(job: Job, config: Config) -> None:
     """Train from the newest checkpoint (or the base) to the last step, and leave the best weights."""
     quiet()
-    end_with_parent()
     interruption = Interruption()
     state, device = Path(job.state), find_device(config.device)
     torch.use_deterministic_algorithms(device.type == "cpu")
@@ -148,7 +147,7 @@ def train(job: Job, config: Config) -> None:
             norm = clip_gradient(trained, config.clip_norm)
             record = step_record(config, step + 1, sums, norm, device)
             with Stopwatch(device)("optimizer") as watch:
-                if math.isfinite(norm) and math.isfinite(record["loss"]):
+                if usable(norm, record["loss"]):
                     optimizer.step()
                     average.update()
                 else:
@@ -187,6 +186,11 @@ def train(job: Job, config: Config) -> None:
             result = {"best_step": best_reading(seen, config).step, "collapsed": collapsed(seen, config)}
             write_json(state / RESULT, result | {"records": records})
         dist.barrier()
+
+
+def usable(norm: float, loss: float) -> bool:
+    """Whether a step may be taken. A loss that is not a number can hide behind the hinge, whose gradient is then 0."""
+    return math.isfinite(norm) and math.isfinite(loss)
 
 
 def due(config: Config, record: dict[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import struct
 
 import pytest
@@ -12,6 +13,7 @@ from srpo.core.contracts.errors import InputError
 from srpo.train import memory
 from srpo.train.config import Config
 from srpo.train.guard import Reading, best_reading, collapsed, sound
+from srpo.train.worker import usable
 
 BASE = Reading(0, 0.26, -0.14, 0.80, 0.13, 0.068, 0.030)
 CONFIG = Config(guard_tolerance=0.02, guard_drift=2.0, guard_patience=2)
@@ -137,3 +139,12 @@ def test_only_unsound_readings_in_a_row_stop_the_run():
 def test_settings_out_of_range_are_named(settings, said):
     with pytest.raises(InputError, match=said.replace("(", r"\(")):
         Config(**settings)
+
+
+def test_a_step_is_taken_only_with_a_finite_loss_and_gradient():
+    """relu(margin - NaN) has the gradient 0: the norm alone does not show that the loss is lost."""
+    lost = torch.tensor(float("nan"), requires_grad=True)
+    torch.relu(0.7 - lost).backward()
+    assert lost.grad == 0
+    assert usable(1.0, 0.5)
+    assert not any(usable(norm, loss) for norm, loss in ((0.0, math.nan), (math.inf, 0.5), (math.nan, math.nan)))

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tiny_runs import TRAIN
 
 from srpo.core.contracts.errors import InputError
+from srpo.train.launcher import ranks_command
 
 IN = ("models", "prompts", "embeddings", "text_features")
 
@@ -81,16 +82,8 @@ def launch(state: Path, config: dict, job: dict) -> "subprocess.Popen[bytes]":
     """The ranks as the stage starts them, in a session of their own."""
     state.mkdir(parents=True, exist_ok=True)
     (state / "job.json").write_text(json.dumps(job | {"config": config, "state": str(state)}))
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(config.get("processes", 1)),
-    ]
     return subprocess.Popen(
-        [*command, "-m", "srpo.train", "--job", str(state / "job.json")],
+        ranks_command(config.get("processes", 1), 60, state / "job.json"),
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
