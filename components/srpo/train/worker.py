@@ -189,7 +189,7 @@ def train(job: Job, config: Config) -> None:
 
 
 def usable(norm: float, loss: float) -> bool:
-    """Whether a step may be taken. A loss that is not a number can hide behind the hinge, whose gradient is then 0."""
+    """Whether a step may be taken: the gradient can be finite where the loss is not."""
     return math.isfinite(norm) and math.isfinite(loss)
 
 
