@@ -25,7 +25,6 @@ class Config:
     seconds: float = 1.0  # at least this median time for an item
 
     # The page.
-    quality: int = 95  # of the images, WebP; 100 is lossless, and so is every image of at most 256 pixels
     inline_megabytes: float = 50.0  # a page up to this size is one file; beyond it, its images are a folder beside it
 
     def __post_init__(self) -> None:
@@ -35,7 +34,6 @@ class Config:
         require(self.per_rater >= 0, "per_rater", self.per_rater, "a whole number of at least 0")
         for name in ("repeat_share", "gold_share"):
             require(0 <= getattr(self, name) <= 0.5, name, getattr(self, name), "between 0 and 0.5")
-        require(50 <= self.quality <= 100, "quality", self.quality, "a whole number from 50 to 100")
         require(
             0 <= self.inline_megabytes <= 500, "inline_megabytes", self.inline_megabytes, "a number between 0 and 500"
         )

@@ -1,10 +1,11 @@
 """What is rated: which images of a run, under opaque names, with some whose answer is known."""
 
+import contextlib
 import hashlib
 import hmac
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,21 @@ class Names:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An image of the page: a sample's pixels, read only when they are written (a study can have gigabytes of them)."""
+
+    path: Path
+    size: tuple[int, int]  # width, height
+    spoilt: bool = False
+
+
+@dataclass(frozen=True)
 class Content:
     """Everything that the page shows and the key explains."""
 
     items: list[Item]  # by id
     prompts: dict[str, str]  # item: the text that is shown with it
-    pixels: dict[str, Pixels]  # image
+    pictures: dict[str, Picture]  # by opaque name
     models: list[str]
 
 
@@ -126,8 +136,8 @@ def make_content(samples: Sequence[Sample], config: Config, names: Names) -> Con
     for _, group in itertools.groupby(samples, lambda one: (one.prompt_id, one.noise_index)):
         sides = list(group)
         for one in sides:
-            content.pixels[image_id(names, one)] = read_pixels(one.path)
-        sizes = {content.pixels[image_id(names, one)].shape for one in sides}
+            content.pictures[image_id(names, one)] = Picture(one.path, read_size(one.path))
+        sizes = {content.pictures[image_id(names, one)].size for one in sides}
         if len(sizes) > 1:
             raise InputError(f"images of {sides[0].prompt!r} have sizes {sorted(sizes)}: all models' must be the same")
         shown = [(one,) for one in sides] if config.mode == "grade" else list(itertools.combinations(sides, 2))
@@ -146,24 +156,25 @@ def add_gold(content: Content, samples: Sequence[Sample], config: Config, names:
     """One item whose answer is known: in turn an image that is spoilt, and (of grades) one under a foreign prompt."""
     generator = names.generator("gold", number)
     one = samples[int(generator.integers(len(samples)))]
-    pixels = content.pixels[image_id(names, one)]
+    whole = content.pictures[image_id(names, one)]
+    spoilt = replace(whole, spoilt=True)
     image = names("gold image", number)
     foreign = sorted(
         {other.prompt for other in samples}, key=lambda text: (shared_words(text, one.prompt), names(text))
     )
     if config.mode == "pair":
-        content.pixels[image] = spoil(pixels, generator)
+        content.pictures[image] = spoilt
         again = names("gold copy", number)
-        content.pixels[again] = pixels
+        content.pictures[again] = whole
         images = sorted([image, again])
         gold = Gold(dimension="realism", accepted=("a" if images[0] == again else "b",))
         _add(content, names, one, images, ["", ""], gold)
     elif number % 2 and shared_words(foreign[0], one.prompt) < FOREIGN:
-        content.pixels[image] = pixels
+        content.pictures[image] = whole
         gold = Gold(dimension="alignment", accepted=ACCEPTED)
         _add(content, names, one, [image], [""], gold, foreign[0])
     else:
-        content.pixels[image] = spoil(pixels, generator)
+        content.pictures[image] = spoilt
         _add(content, names, one, [image], [""], Gold(dimension="realism", accepted=ACCEPTED))
 
 
@@ -201,10 +212,23 @@ def image_id(names: Names, one: Sample) -> str:
     return names("image", one.prompt_id, one.noise_index, one.model)
 
 
-def read_pixels(path: Path) -> Pixels:
-    """Pixels [H, W, 3] of an image file, without anything else that it holds."""
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image file, by its header."""
+    with _opened(path) as image:
+        return image.size
+
+
+def pixels_of(picture: Picture, generator: np.random.Generator) -> Pixels:
+    """Pixels [H, W, 3] as they are shown, without anything else that the file holds."""
+    with _opened(picture.path) as image:
+        pixels = np.array(image.convert("RGB"))
+    return spoil(pixels, generator) if picture.spoilt else pixels
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
+            yield image
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as an image: {error}") from None

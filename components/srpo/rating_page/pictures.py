@@ -1,46 +1,32 @@
-"""Images whose bytes tell nothing but their pixels: no metadata, and all of one length.
+"""Images whose files tell nothing but their pixels.
 
-How many of the bytes are pixels can still be read from the file, as it can from the pixels themselves by compressing
-them again: what cannot be hidden from somebody who sees the image.
+Whoever has compressed an image has measured it: smooth ones come out shorter than busy ones, and that names the model.
+Padding hides such a length only from those who do not look inside the file. So images are not compressed at all, as
+BMP: a fixed header, then the pixels, and of two images of one size every byte but the pixels is the same. PNG without
+compression is none of that: each row begins with the filter that suits its content, and checksums follow.
 """
 
 import io
-import struct
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-LOSSLESS = 256  # images up to this size are small enough to be kept as they are
-PADDING = b"JUNK"  # a chunk of RIFF that readers skip
-LEAST_PADDING = 64
+HEADER = 54  # bytes before the pixels
 Pixels = NDArray[np.uint8]
 
 
-def encode(pixels: Pixels, quality: int) -> bytes:
-    """WebP of ``pixels`` [H, W, 3]: pixels alone, whatever the file they came from held."""
+def encode(pixels: Pixels) -> bytes:
+    """BMP of ``pixels`` [H, W, 3], 24 bits a pixel: nothing of the file they came from but its pixels."""
     buffer = io.BytesIO()
-    lossless = quality == 100 or max(pixels.shape[:2]) <= LOSSLESS
-    Image.fromarray(pixels).save(buffer, "WEBP", lossless=lossless, quality=100 if lossless else quality, method=4)
+    Image.fromarray(pixels).save(buffer, "BMP")
     return buffer.getvalue()
 
 
-def pad(image: bytes, length: int, noise: bytes) -> bytes:
-    """The WebP file ``image`` made ``length`` bytes long by a chunk that readers skip, filled with ``noise``.
-
-    Args:
-        image: a RIFF file of even length.
-        length: even, at least :func:`padded_length` of the image.
-        noise: at least as many bytes as are filled; zeros would show where the image ends.
-    """
-    fill = length - len(image) - 8
-    chunk = PADDING + struct.pack("<I", fill) + noise[:fill]
-    return image[:4] + struct.pack("<I", length - 8) + image[8:] + chunk
-
-
-def padded_length(images: list[bytes]) -> int:
-    """The one length that all ``images`` can be given, so that each ends in padding."""
-    return max(map(len, images)) + 8 + LEAST_PADDING
+def encoded_length(size: tuple[int, int]) -> int:
+    """Bytes of an encoded image of ``size`` (width, height); a row is filled up with zeros to a multiple of four."""
+    width, height = size
+    return HEADER + height * (-(-3 * width // 4) * 4)
 
 
 def spoil(pixels: Pixels, generator: np.random.Generator) -> Pixels:

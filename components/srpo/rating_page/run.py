@@ -4,7 +4,10 @@ import base64
 import dataclasses
 import hashlib
 import math
+import os
 import re
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,8 +23,8 @@ from srpo.core.ratings.study import Study, write_study
 from srpo.core.reports.page import page, paragraph, table
 from srpo.core.storage.files import readable_size, write_text
 from srpo.rating_page.config import Config
-from srpo.rating_page.items import Content, Names, make_content, read_samples
-from srpo.rating_page.pictures import encode, pad, padded_length
+from srpo.rating_page.items import Content, Names, make_content, pixels_of, read_samples
+from srpo.rating_page.pictures import encode, encoded_length
 
 TEMPLATE = "page.html.j2"
 SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -59,15 +62,14 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
         rules=config.rules,
         checkpoint=trained_as(inputs.samples),
     )
-    images = encode_all(content, config, names, context)
-    inline = sum(map(len, images.values())) * 4 / 3 <= config.inline_megabytes * 1e6
-    write_text(outputs.page / "index.html", render(study, content, images if inline else None))
+    weight = sum(encoded_length(picture.size) for picture in content.pictures.values())
+    inline = weight * 4 / 3 <= config.inline_megabytes * 1e6
+    images = encoded(content, names, context)
     if not inline:
-        (outputs.page / "images").mkdir()
-        for name, data in images.items():
-            (outputs.page / "images" / f"{name}.webp").write_bytes(data)
+        write_folder(outputs.page / "images", images)
+    write_text(outputs.page / "index.html", render(study, content, dict(images) if inline else None))
     write_study(outputs.key, study)
-    write_text(outputs.report, report(study, content, images, inline))
+    write_text(outputs.report, report(study, content, weight, inline))
 
 
 def trained_as(shards: tuple[Path, ...]) -> str:
@@ -78,14 +80,21 @@ def trained_as(shards: tuple[Path, ...]) -> str:
         return ""
 
 
-def encode_all(content: Content, config: Config, names: Names, context: Context) -> dict[str, bytes]:
-    """Every image as a file of the same length, in the order of their opaque names."""
-    plain: dict[str, bytes] = {}
-    for number, name in enumerate(sorted(content.pixels), 1):
-        plain[name] = encode(content.pixels[name], config.quality)
-        context.progress(number, len(content.pixels))
-    length = padded_length(list(plain.values()))
-    return {name: pad(data, length, names.generator("padding", name).bytes(length)) for name, data in plain.items()}
+def encoded(content: Content, names: Names, context: Context) -> Iterator[tuple[str, bytes]]:
+    """Name and file of every image, one after the other, in the order of their opaque names."""
+    for number, (name, picture) in enumerate(sorted(content.pictures.items()), 1):
+        yield name, encode(pixels_of(picture, names.generator("spoil", name)))
+        context.progress(number, len(content.pictures))
+
+
+def write_folder(folder: Path, images: Iterable[tuple[str, bytes]]) -> None:
+    """Write the images; all of one time, since how long each took would tell what it was made from."""
+    folder.mkdir()
+    now = time.time()
+    for name, data in images:
+        path = folder / f"{name}.bmp"
+        path.write_bytes(data)
+        os.utime(path, (now, now))
 
 
 def render(study: Study, content: Content, images: dict[str, bytes] | None) -> str:
@@ -131,10 +140,10 @@ def questions(study: Study) -> list[dict[str, Any]]:
     return found
 
 
-def report(study: Study, content: Content, images: dict[str, bytes], inline: bool) -> str:
+def report(study: Study, content: Content, weight: int, inline: bool) -> str:
     """A page for whoever runs the study; it says nothing that the key hides."""
     kept = min(study.per_rater or math.inf, len({item.group for item in study.items}))
-    size = readable_size(sum(map(len, images.values())))
+    place = "in the page" if inline else "in a folder beside the page"
     rows: list[list[object]] = [
         ["study", study.study],
         ["mode", study.mode],
@@ -142,7 +151,7 @@ def report(study: Study, content: Content, images: dict[str, bytes], inline: boo
         ["items, with those of known answer", len(study.items)],
         ["prompts of each rater", int(kept)],
         ["shown twice", repeats_of(len(study.items), study.repeat_share) if not study.per_rater else "-"],
-        ["images", f"{len(images)}, {size}, {'in the page' if inline else 'in a folder beside the page'}"],
+        ["images", f"{len(content.pictures)}, {readable_size(weight)}, {place}"],
         ["a rater counts if", describe(study)],
     ]
     return page(

@@ -1,5 +1,6 @@
 """Samples of two made-up models that differ in everything that a file could give away, and their rating page."""
 
+import base64
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ class Scene:
     prompts: int = 8
     noises: int = 2
     size: int = 32
+    widths: int = 1  # so many different ones, from ``size`` on
     models: tuple[str, ...] = ("base", "tuned")
     split: str = "held_out"
     prompt: str = "a {word} beside number {number}"
@@ -42,7 +44,8 @@ class Scene:
         for number in range(self.prompts):
             for noise in range(self.noises):
                 for model in self.models:
-                    pixels = np.full((self.size, self.size, 3), generator.integers(0, 256, 3), np.uint8)
+                    shape = (self.size, self.size + number % self.widths, 3)
+                    pixels = np.full(shape, generator.integers(0, 256, 3), np.uint8)
                     if model != "base":
                         pixels = generator.integers(0, 256, pixels.shape, dtype=np.uint8)
                     name = f"images/{number:03}-{noise}-{model}.png"
@@ -80,3 +83,10 @@ def data_of(page: Path) -> dict[str, Any]:
     """What the page holds for its script."""
     text = page.read_text(encoding="utf-8")
     return json.loads(text.partition('id="data">')[2].partition("</script>")[0])
+
+
+def pictures_of(out: Path) -> dict[str, bytes]:
+    """The image files of a page by their opaque names."""
+    if (out / "page/images").is_dir():
+        return {path.stem: path.read_bytes() for path in sorted((out / "page/images").iterdir())}
+    return {name: base64.b64decode(text) for name, text in data_of(out / "page/index.html")["images"].items()}

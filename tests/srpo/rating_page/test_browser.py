@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from conftest import pictures_of
 from playwright.sync_api import sync_playwright
-from test_rating_page import pictures_of
 
 from srpo_pipelines.cli import main
 
@@ -228,8 +228,9 @@ def test_markup_in_a_prompt_does_nothing(scene, browser):
     assert page.title() == "Rating images"
 
 
-def test_images_in_a_folder_are_shown(scene, browser):
-    out = scene.make(inline_megabytes=0.0, mode="pair")
+@pytest.mark.parametrize("inline_megabytes", [0.0, 50.0])
+def test_images_are_shown_from_a_folder_or_from_the_page(scene, browser, inline_megabytes):
+    out = scene.make(inline_megabytes=inline_megabytes, mode="pair")
     chrome = browser()
     page = chrome.start(out, "ann")
     page.wait_for_function("[...document.querySelectorAll('#images img')].every(one => one.naturalWidth === 32)")
