@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import pictures_of
 from playwright.sync_api import sync_playwright
+from rating_scenes import pictures_of
 
 from srpo_pipelines.cli import main
 

@@ -4,8 +4,8 @@ import io
 
 import numpy as np
 import pytest
-from conftest import Scene, data_of, pictures_of
 from PIL import Image
+from rating_scenes import Scene, data_of, pictures_of
 
 from srpo.core.contracts.errors import InputError
 from srpo.rating_page.config import Config

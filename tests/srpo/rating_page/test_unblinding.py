@@ -5,8 +5,8 @@ import struct
 
 import numpy as np
 import pytest
-from conftest import Scene, data_of, pictures_of
 from PIL import Image
+from rating_scenes import Scene, data_of, pictures_of
 from unblinding import accuracy, around_the_pixels, features_of, pixels_in
 
 from srpo.rating_page.pictures import encoded_length

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from conftest import data_of, pictures_of
 from PIL import Image
+from rating_scenes import data_of, pictures_of
 from studies import export
 
 from srpo.core.ratings.study import Study
