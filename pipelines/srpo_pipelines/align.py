@@ -47,7 +47,7 @@ def align(
     """Align an image model with what people prefer.
 
     Args:
-        model: Base model: a catalogue name or the folder of a diffusers pipeline
+        model: Base model: a catalogue name, the folder of a diffusers pipeline, or a release (s3://bucket/prefix@latest)
         reward: Reward to train on: a catalogue name or a folder, or name=weight,name=weight
         held_out_reward: Reward that only judges: never trained on
         prompts: Prompt files, folders or globs, separated by commas (`a.txt=2` weighs), or `tiny`, the embedded set

@@ -45,7 +45,10 @@ def described(default: Any, description: str) -> Any:
 class Parameters:
     """The parameters of the `align` pipeline, in the order of the form."""
 
-    model: str = described("tiny", "Base model: a catalogue name or the folder of a diffusers pipeline")
+    model: str = described(
+        "tiny",
+        "Base model: a catalogue name, the folder of a diffusers pipeline, or a release (s3://bucket/prefix@latest)",
+    )
     reward: str = described("tiny-clip", "Reward to train on: a catalogue name or a folder, or name=weight,name=weight")
     held_out_reward: str = described("tiny-siglip", "Reward that only judges: never trained on")
     prompts: str = described(

@@ -57,7 +57,7 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
     return evaluation
 
 
-def base_items(base: ModelEntry, workspace: Path) -> list[Item]:
+def base_items(base: ModelEntry) -> list[Item]:
     """The files of ``model/`` that the tuned model shares with its base: the pipeline but for the transformer.
 
     Only what model_index.json names is taken (and licences), so that other weights of the base never ride along. Hashes
@@ -66,9 +66,7 @@ def base_items(base: ModelEntry, workspace: Path) -> list[Item]:
     Raises:
         InputError: the base is not what was fetched, or a part is missing.
     """
-    folder = base.folder
-    if not folder.resolve().is_relative_to(workspace.resolve()):
-        raise InputError(f"model {base.name!r} lies at {folder}: it must be below the workspace {workspace}")
+    folder = base.folder  # in the workspace, or in a cache elsewhere; what counts is that its bytes are those fetched
     files = list_files(folder)
     if digest_of(files) != base.digest:
         raise InputError(f"model {base.name!r} at {folder} is not what was fetched: its digest must be {base.digest}")
@@ -118,7 +116,7 @@ def weight_items(
         InputError: a part of the base or of the checkpoint is missing or damaged, or cannot have that format.
     """
     transformer = transformer_items(checkpoint, workspace)
-    items = base_items(base, workspace) if "diffusers" in formats else []
+    items = base_items(base) if "diffusers" in formats else []
     for item in transformer:
         if ("lora" if item.path.startswith("lora/") else "diffusers") in formats:
             items.append(item)

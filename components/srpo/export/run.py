@@ -130,7 +130,11 @@ def evaluation_file(folder: Path, name: str) -> Item:
 
 
 def short_name(name: str) -> str:
-    """The base model's name as part of a file name: "black-forest-labs/FLUX.1-dev" gives "FLUX.1-dev"."""
+    """The base model's name as part of a file name: "black-forest-labs/FLUX.1-dev" gives "FLUX.1-dev".
+
+    Of a base that is a release it is that of the release's own base, so that names do not grow with each generation.
+    """
+    name = re.sub(r"(-srpo-[0-9a-f]{12})+$", "", name)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rstrip("/").rpartition("/")[2]).strip("-._")[:60] or "model"
 
 

@@ -8,7 +8,7 @@ from srpo.core.contracts.errors import require
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which models the run uses: a name of the catalogue or the path of a folder.
+    """Which models the run uses: a name of the catalogue or the path of a folder; the base may be a release, too.
 
     Several rewards are trained on as a weighted sum: ``"name=1.0,other=0.5"``.
     """

@@ -14,9 +14,10 @@ from srpo.core.reports.page import page, table
 from srpo.core.rewards.folders import check_reward_folder
 from srpo.core.storage.models import ModelEntry, folder_digest, write_models
 from srpo.fetch_base import hub
-from srpo.fetch_base.catalogue import Entry, find
+from srpo.fetch_base.catalogue import Entry, catalogue, find
 from srpo.fetch_base.config import Config
 from srpo.fetch_base.fetch import Found, Place, cache_folder, fetch, look_up, missing_message, problems
+from srpo.fetch_base.released import Released, names_release, released
 
 MEGABYTE = 1_000_000
 PAUSE = 2.0  # seconds between progress lines
@@ -37,7 +38,8 @@ class Outputs:
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> None:
     """Look all sources up first, then fetch; a model appears whole and verified or not at all."""
-    sources, place = find_sources(config), place_of(config, context.workspace)
+    known = (context.sources or {}).get("base", {}).get("release")  # a channel may have moved since
+    sources, place = find_sources(config, known["id"] if known else ""), place_of(config, context.workspace)
     found = look_up_all(sources, place)
     total, done = sum(model.size for model in found.values()), 0
     models: dict[str, ModelEntry | None] = {"judge": None}
@@ -53,6 +55,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
             licence=model.entry.licence,
             commercial_use=model.entry.commercial_use,
             source=source_of(kept),
+            revision=kept.parts[0][0],
+            release=release_of(model.entry),
             positive_words=model.entry.positive_words,
             negative_words=model.entry.negative_words,
             weight=trained_roles(config).get(role, ("", 1.0))[1],
@@ -61,13 +65,15 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     outputs.report.write_text(report(models), encoding="utf-8")
 
 
-def find_sources(config: Config) -> dict[str, Entry]:
+def find_sources(config: Config, pinned: str = "") -> dict[str, Entry]:
     """The entry of every role: base, reward (reward_2, ...), held_out and, where the base has one, judge.
+
+    Where the base is a release, ``pinned`` is the id that was found before and holds for this run.
 
     Raises:
         InputError: a name is not known, or a folder is incomplete.
     """
-    base = find("base", config.model, config.catalogue)
+    base = find_base(config, pinned)
     sources = {"base": base}
     for role, (name, _) in trained_roles(config).items():
         sources[role] = find("rewards", name, config.catalogue)
@@ -78,11 +84,31 @@ def find_sources(config: Config) -> dict[str, Entry]:
             "another one, since it is what tells a real gain from a hacked one"
         )
     if base.judge:
-        sources["judge"] = dataclasses.replace(base, name=f"{base.name}-judge", source=base.judge, judge="")
+        sources["judge"] = judge_of(base, config)
     for role, entry in sources.items():
         if entry.folder is not None and not entry.convert and not entry.also:
             check_kept(role, entry.folder)
     return sources
+
+
+def find_base(config: Config, pinned: str = "") -> Entry:
+    """The base model: a name of the catalogue, a release, or the folder of a pipeline."""
+    if config.model not in catalogue(config.catalogue)["base"] and names_release(config.model):
+        return released(config.model, config.catalogue, pinned, config.offline or hub.offline())
+    return find("base", config.model, config.catalogue)
+
+
+def judge_of(base: Entry, config: Config) -> Entry:
+    """The judge of ``base``, under the name and the licence of the catalogue's entry that has it."""
+    first = next((entry for entry in catalogue(config.catalogue)["base"].values() if entry.judge == base.judge), base)
+    return Entry(
+        name=f"{first.name}-judge", source=base.judge, licence=first.licence, commercial_use=first.commercial_use
+    )
+
+
+def release_of(entry: Entry) -> dict[str, Any] | None:
+    """Which release a base model is; None for what is none."""
+    return entry.release if isinstance(entry, Released) else None
 
 
 def trained_roles(config: Config) -> dict[str, tuple[str, float]]:
@@ -149,8 +175,15 @@ def lookup(config: Config, workspace: Path) -> Any:
     found = look_up_all(find_sources(config), place_of(config, workspace))
     said = ("name", "licence", "commercial_use", "positive_words", "negative_words")
     return {
-        role: model.identity | {field: getattr(model.entry, field) for field in said} for role, model in found.items()
+        role: model.identity | {field: getattr(model.entry, field) for field in said} | _which(model.entry)
+        for role, model in found.items()
     }
+
+
+def _which(entry: Entry) -> dict[str, Any]:
+    """A release counts by its id: another one, be its weights the same, is another base."""
+    release = release_of(entry)
+    return {} if release is None else {"release": {name: release[name] for name in ("id", "digest")}}
 
 
 def progress_of(progress: Callable[..., None], name: str, before: int, total: int) -> Callable[[int], None]:

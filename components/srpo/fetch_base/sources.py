@@ -37,7 +37,7 @@ def list_part(part: Part, convert: bool) -> tuple[str, list[File]]:
     by_name = {file.path: file for file in there}
     for name in part.files:
         if not _is_pattern(name) and name not in by_name:
-            raise InputError(f"{part.source} has no file {name!r}, which the catalogue names")
+            raise InputError(f"{part.source} has no file {name!r}: it must have it")
         if not _is_pattern(name) and not by_name[name].safe and not convert:
             raise InputError(f"{part.source}: {name!r} can carry code: it must be safetensors, or have a `convert`")
     named = {name for name in part.files if not _is_pattern(name)}
@@ -81,7 +81,7 @@ def _pinned(file: File, part: Part) -> File:
     """``file`` with the hash that the catalogue gives; raises where another one is known already."""
     given = part.sha256.get(file.path, "")
     if given and file.sha256 not in ("", given):
-        raise InputError(f"{file.path} of {part.source} has the SHA-256 {file.sha256}: the catalogue says {given}")
+        raise InputError(f"{file.path} of {part.source} has the SHA-256 {file.sha256}: it must have {given}")
     return File(file.path, file.size, given or file.sha256, file.git, file.etag)
 
 

@@ -169,26 +169,6 @@ def test_a_passed_run_is_released_whole_and_becomes_the_candidate(finished):
     assert "channel <code>candidate</code> points here" in report
 
 
-def test_the_manifest_says_how_it_was_made(finished, monkeypatch):
-    monkeypatch.setenv("SRPO_GIT_COMMIT", "abc123")
-    result, _ = finished.export()
-    manifest = releases.read_release(finished.destination, result["id"])
-    assert manifest["base_model"] == {"name": "org/FLUX.1-dev", "digest": folder_digest(finished.base)}
-    assert {role: entry["licence"] for role, entry in manifest["licences"].items()} == {
-        "base": "FLUX.1 [dev] Non-Commercial",
-        "reward": "Apache-2.0",
-        "held_out": "Apache-2.0",
-    }
-    assert manifest["seeds"] == {"train": 7, "evaluate": 7}
-    assert manifest["config"]["train"]["learning_rate"] == 5e-6
-    assert manifest["prompts"] == {"key": "key-prompts"}
-    assert manifest["git_commit"] == "abc123"
-    assert manifest["stages"]["train"]["versions"] == {"torch": "2.13"}
-    assert manifest["evaluation"]["after"] == finished.evaluation["after"]
-    assert manifest["checkpoint"]["step"] == 20
-    assert str(finished.workspace) not in json.dumps(manifest)
-
-
 def test_the_model_card_has_hugging_face_metadata_and_escapes_prompts(finished):
     finished.evaluation["after"]["srp"] = 0.123456
     result, report = finished.export()
@@ -390,6 +370,7 @@ def test_as_a_stage_it_is_found_again(finished):
         ("..", "model"),
         ("<x>", "x"),
         ("tiny", "tiny"),
+        ("FLUX.1-dev-srpo-0123456789ab", "FLUX.1-dev"),  # a base that is a release
     ],
 )
 def test_short_names_are_file_names(name, short):

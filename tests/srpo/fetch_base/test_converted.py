@@ -183,7 +183,7 @@ def test_the_aesthetic_head_of_the_catalogue_meets_its_clip(hub, tmp_path):
     hub.add("openai/clip-vit-large-patch14", named, commit=entry.also[0].revision)
     hub.add("camenduru/improved-aesthetic-predictor", {entry.files[0]: data.getvalue()})
     place = Place(tmp_path / "cache")
-    with pytest.raises(InputError, match="the catalogue says 21dd590f"):  # it is not the published head
+    with pytest.raises(InputError, match="it must have 21dd590f"):  # it is not the published head
         look_up(entry, place)
     found = fetch(look_up(dataclasses.replace(entry, sha256={}), place), place)
     assert check_reward_folder(place.cache / found.folder) == "aesthetic"

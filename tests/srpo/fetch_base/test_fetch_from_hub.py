@@ -156,7 +156,7 @@ def test_bytes_that_keep_arriving_wrong_are_refused(hub, place):
 
 
 def test_the_catalogue_s_hash_holds_against_the_hub_s(hub, place):
-    with pytest.raises(InputError, match=f"the catalogue says {'0' * 64}"):
+    with pytest.raises(InputError, match=f"it must have {'0' * 64}"):
         get(place, sha256={WEIGHTS: "0" * 64})
     folder = get(place)
     good = next(row["sha256"] for row in model_cache.list_files(folder) if row["path"] == WEIGHTS)

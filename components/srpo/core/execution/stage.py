@@ -34,6 +34,7 @@ class Context:
     workspace: Path  # shared by all stages and retries of a run; a folder or a mounted volume
     state: Path  # this result's own folder, kept between retries and afterwards (checkpoints, big weights)
     progress: Progress
+    sources: Any = None  # what the stage's lookup found: the same for the key and for the work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ def execute(
     reused = (result / MANIFEST).is_file() and (stage.intact is None or stage.intact(result, workspace))
     if not reused:
         shutil.rmtree(result, ignore_errors=True)
-        context = Context(workspace, workspace / "state" / stage.name / key, Progress(stage.name))
+        context = Context(workspace, workspace / "state" / stage.name / key, Progress(stage.name), identity["sources"])
         with appearing(result) as partial:
             made = {name: partial / FILE_NAMES.get(name, name) for name in stage.names(stage.outputs)}
             for name, path in made.items():
