@@ -53,6 +53,14 @@ use = egg:swift#versioned_writes
 [filter:symlink]
 use = egg:swift#symlink
 """
+OPEN = """
+import sys
+from swift.common import direct_client, ring, utils
+folder, bucket = sys.argv[1:]
+utils.set_swift_dir(folder)
+part, nodes = ring.Ring(folder, ring_name="container").get_nodes("AUTH_test", bucket)
+direct_client.direct_post_container(nodes[0], part, "AUTH_test", bucket, headers={"X-Container-Read": ".r:*"})
+"""
 
 
 class Server:
@@ -118,6 +126,15 @@ class Server:
         name = f"b-{uuid.uuid4().hex[:12]}"
         self.client().create_bucket(Bucket=name)
         return name
+
+    def readable_by_all(self, bucket: str) -> str:
+        """The web address of a bucket that anybody may read from now on, without a signature (but not list).
+
+        In Swift that is its own address of the bucket and its own rule, where other servers have a bucket policy. The
+        rule goes to the server behind the proxy: the proxy takes it from who has a token, and tokens need memcached.
+        """
+        subprocess.run([sys.executable, "-c", OPEN, str(self.folder), bucket], check=True)
+        return f"{self.endpoint}/v1/AUTH_test/{bucket}"
 
     def environment(self, endpoint: str = "") -> dict[str, str]:
         """The variables by which boto3 finds it."""

@@ -2,95 +2,16 @@
 
 import base64
 import json
-import shutil
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
+from rating_browser import keys_for
 from rating_scenes import pictures_of
 
 from srpo_pipelines.cli import main
 
 pytestmark = pytest.mark.real
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PHONE = {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def driver():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed: apt-get install chromium")
-    with sync_playwright() as playwright:
-        yield playwright.chromium
-
-
-class Browser:
-    """A browser with a profile that outlives it."""
-
-    def __init__(self, driver, profile, **options):
-        self.context = driver.launch_persistent_context(
-            profile, executable_path=CHROMIUM, args=FLAGS, accept_downloads=True, **options
-        )
-        self.context.set_default_timeout(60_000)
-        self.page = self.context.new_page()
-        self.errors, self.asked = [], []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.errors.append(dialog.message), dialog.dismiss()))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-
-    def open(self, out):
-        self.page.goto((out / "page/index.html").as_uri())
-        return self.page
-
-    def start(self, out, rater):
-        self.open(out).fill("#rater", rater)
-        self.page.keyboard.press("Enter")
-        self.page.wait_for_selector("#rate:not([hidden])")
-        return self.page
-
-    def sources(self):
-        """The images on the page, from left to right, as they are named in it."""
-        return self.page.eval_on_selector_all("#images img", "images => images.map(image => image.src)")
-
-
-@pytest.fixture
-def browser(driver, tmp_path):
-    opened = []
-
-    def launch(profile="profile", **options):
-        opened.append(Browser(driver, tmp_path / profile, **options))
-        return opened[-1]
-
-    yield launch
-    for one in opened:
-        one.context.close()
-        assert one.errors == []
-        assert all(url.startswith(("file:", "data:", "blob:")) for url in one.asked), one.asked
-
-
-def keys_for(study, shown, item):
-    """What a rater with a taste for tuned images presses, and what that must come back as."""
-    pressed, said = [], {}
-    for number, dimension in enumerate(study.dimensions):
-        if study.mode == "grade":
-            grade = 3 if item.gold else 0 if item.models[0] == "tuned" else 1 + (shown.item > "8") * (number == 0)
-            pressed.append("1234"[grade])
-            said[dimension] = study.answers[grade]
-        else:
-            choice = item.gold.accepted[0] if item.gold else "ab"[item.models.index("tuned")]
-            left = (choice == "a") != shown.swapped
-            pressed.append(("ArrowLeft" if left else "ArrowRight") if number % 2 else "13"[not left])
-            said[dimension] = choice
-    return pressed, said
 
 
 @pytest.mark.parametrize("mode", ["grade", "pair"])
@@ -134,10 +55,7 @@ def test_a_whole_study_by_keyboard(scene, browser, tmp_path, capsys, mode):
                 page.keyboard.press(key)
             expected.append({**shown._asdict(), "answers": said})
         page.wait_for_selector("#end:not([hidden])")
-        with page.expect_download() as download:
-            page.keyboard.press("s")
-        file = tmp_path / download.value.suggested_filename
-        download.value.save_as(file)
+        file = chrome.save(tmp_path)
         assert file.name == f"ratings-{study.study}-{rater.lower()}.json"
         given = json.loads(file.read_text())
         assert given["complete"] is True
@@ -233,7 +151,7 @@ def test_images_are_shown_from_a_folder_or_from_the_page(scene, browser, inline_
     out = scene.make(inline_megabytes=inline_megabytes, mode="pair")
     chrome = browser()
     page = chrome.start(out, "ann")
-    page.wait_for_function("[...document.querySelectorAll('#images img')].every(one => one.naturalWidth === 32)")
+    chrome.wait_for_images(32)
     assert page.locator("#images img").count() == 2
 
 
