@@ -102,7 +102,8 @@ def _write(
         lines = partial.read_text(encoding="utf-8").splitlines(keepends=True)
         text = "".join(dropwhile(lambda line: line.startswith("#"), lines))
         for kind, image in images.items():
-            text = text.replace(f"image: {installed_images()[kind]}\n", f"image: {json.dumps(image)}\n")
+            for key in ("image", "value"):  # the container's, and what it is told of it (SRPO_IMAGE)
+                text = text.replace(f"{key}: {installed_images()[kind]}\n", f"{key}: {json.dumps(image)}\n")
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     return path

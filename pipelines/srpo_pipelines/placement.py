@@ -5,6 +5,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
+from srpo.core.execution.stage import IMAGE_VARIABLE
 from srpo_pipelines.resources import CACHE, ENVIRONMENT, GPU_TYPE, LABELS, MOUNT, PODS, USER, VARIABLES, VOLUME, images
 
 
@@ -35,6 +36,7 @@ def place(task: dsl.PipelineTask, stage: str, title: str, gpu: GpuNodes | None =
         kubernetes.add_pod_label(task, name, value)
     for secret, variables in pod.secrets.items():
         kubernetes.use_secret_as_env(task, secret, variables, optional=True)
+    task.set_env_variable(IMAGE_VARIABLE, images()[pod.image])  # no container knows its own image
     for name, value in pod.environment.items():
         task.set_env_variable(name, value)
     kubernetes.use_config_map_as_env(task, ENVIRONMENT, {name: name for name in VARIABLES}, optional=True)

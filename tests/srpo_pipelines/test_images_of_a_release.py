@@ -39,7 +39,11 @@ def test_every_container_gets_the_images_of_the_release(tmp_path):
     assert set(after.values()) == set(RELEASE.values())
     for name in before:
         assert after[name] == RELEASE["gpu" if "srpo-gpu" in before[name] else "cpu"], name
-        plain["deploymentSpec"]["executors"][name]["container"]["image"] = after[name]
+        container = plain["deploymentSpec"]["executors"][name]["container"]
+        container["image"] = after[name]
+        (variable,) = [one for one in container["env"] if one["name"] == "SRPO_IMAGE"]
+        assert variable["value"] == before[name], "no container knows its own image: the package tells it"
+        variable["value"] = after[name]
     assert plain == release
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from srpo.cache_rewards.config import Config as CacheRewards
 from srpo.core.contracts.config import from_mapping, nearest
 from srpo.core.contracts.errors import InputError, require
+from srpo.core.contracts.sources import split_weight
 from srpo.encode_prompts.config import Config as EncodePrompts
 from srpo.evaluate.config import Config as Evaluate
 from srpo.export.config import Config as Export
@@ -120,6 +121,10 @@ def stage_configs(parameters: Parameters) -> dict[str, dict[str, Any]]:
             f"train.processes is {configs['train']['processes']} with gpus {parameters.gpus}: it must be the number of "
             "GPUs (leave it out, or set both)"
         )
+    sources = [split_weight(source)[0] for source in configs["prepare_prompts"]["sources"]]
+    for name in configs["export"]["prompt_licences"]:
+        if name not in sources:
+            raise InputError(f"export.prompt_licences names no source of prompts {name!r}{nearest(name, sources)}")
     # Judged at the size that was trained, also where train.resolution was overridden.
     configs["sample"]["resolution"] = configs["sample"]["resolution"] or configs["train"]["resolution"]
     configs["sample"]["shards"] = parameters.sample_shards

@@ -18,7 +18,9 @@ MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&])")
 
 def model_card(
     release: str,
-    licences: dict[str, dict[str, str]],
+    licences: dict[str, dict[str, Any]],
+    data: list[dict[str, str]],
+    parent: dict[str, Any] | None,
     evaluation: dict[str, Any],
     made: dict[str, dict[str, Any]],
     pairs: list[Pair],
@@ -42,6 +44,8 @@ def model_card(
         header=yaml.safe_dump(header, sort_keys=True, allow_unicode=True).strip(),
         release=release,
         licences=licences,
+        data=data,
+        parent=parent,
         evaluation=evaluation,
         rows=results(evaluation),
         sampling=made.get("sample", {}).get("config", {}),
@@ -57,7 +61,8 @@ def release_report(
     uri: str,
     items: list[Item],
     evaluation: dict[str, Any],
-    licences: dict[str, dict[str, str]],
+    licences: dict[str, dict[str, Any]],
+    data: list[dict[str, str]],
     refusal: str,
 ) -> str:
     """One self-contained HTML page: what was released, its gates, its files."""
@@ -71,6 +76,7 @@ def release_report(
         verdict=evaluation["verdict"],
         rows=results(evaluation),
         licences=licences,
+        data=data,
         refusal=refusal,
     )
 
@@ -90,5 +96,6 @@ def _environment(escape: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
         autoescape=escape, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
+    environment.globals["allowed"] = {True: "allowed", False: "not allowed", None: "not stated"}
     environment.filters |= {"shown": shown, "size": readable_size}
     return environment

@@ -13,6 +13,8 @@ class Config:
 
     destination: str  # a local folder, its file:// URI, or s3://bucket/prefix
     formats: tuple[Literal["diffusers", "lora", "original-bf16", "original-fp8"], ...] = ("diffusers", "lora")
+    # Licence of each source of prompts, by its name there: passed on. Not known is "not stated"
+    prompt_licences: dict[str, str] = dataclasses.field(default_factory=dict)
     sample_prompts: int = 4  # pairs of images, before and after, in the release and on its model card
 
     def __post_init__(self) -> None:
@@ -20,4 +22,6 @@ class Config:
         weights = {"diffusers", "original-bf16", "original-fp8"} & set(self.formats)
         accepted = "a list that has diffusers, original-bf16 or original-fp8, each once"
         require(bool(weights) and len(set(self.formats)) == len(self.formats), "formats", self.formats, accepted)
+        for name, licence in self.prompt_licences.items():
+            require(bool(licence.strip()), f"prompt_licences.{name}", licence, "the name of a licence")
         require(self.sample_prompts >= 0, "sample_prompts", self.sample_prompts, "a whole number of at least 0")

@@ -6,11 +6,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from srpo.core.contracts.sources import split_weight
 from srpo.core.execution.code import PACKAGE_ROOT
-from srpo.core.execution.stage import read_manifest
+from srpo.core.execution.stage import COMMIT_VARIABLE, image, read_manifest
 from srpo.core.storage.models import ModelEntry
 
-COMMIT_VARIABLE = "SRPO_GIT_COMMIT"  # set in images, which carry no repository
+NOT_STATED = "not stated"
 
 
 def stages(artifacts: dict[str, Path]) -> dict[str, dict[str, Any]]:
@@ -19,18 +20,43 @@ def stages(artifacts: dict[str, Path]) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: an artifact that no stage finished.
     """
-    kept = ("key", "config", "code", "versions")
-    manifests = {name: read_manifest(path) for name, path in artifacts.items()}
-    return {manifest["stage"]: {key: manifest[key] for key in kept} for manifest in manifests.values()}
+    kept = ("key", "config", "code", "versions", "image")
+    manifests = [read_manifest(path) for path in artifacts.values()]
+    return {manifest["stage"]: {key: manifest.get(key) for key in kept} for manifest in manifests}
 
 
-def licences(models: dict[str, ModelEntry | None]) -> dict[str, dict[str, str]]:
-    """Name, content hash and licence of each model that took part, by role."""
+def images(made: dict[str, dict[str, Any]]) -> dict[str, str | None]:
+    """The image that each stage ran in, the export's too; None for what ran on a workstation, without one."""
+    return {stage: entry["image"] for stage, entry in made.items()} | {"export": image()}
+
+
+def base_model(base: ModelEntry) -> dict[str, Any]:
+    """What was aligned; ``revision`` is the commit on its hub, "" for what comes from elsewhere."""
+    return {name: getattr(base, name) for name in ("name", "digest", "source", "revision")}
+
+
+def licences(models: dict[str, ModelEntry | None]) -> dict[str, dict[str, Any]]:
+    """Name, content hash, licence and source of each model that took part, by role."""
+    kept = ("name", "digest", "licence", "commercial_use", "source")
     return {
-        role: {"name": entry.name, "digest": entry.digest, "licence": entry.licence}
+        role: {name: getattr(entry, name) for name in kept}
         for role, entry in sorted(models.items())
         if entry is not None
     }
+
+
+def data(prompts: Path, declared: dict[str, str]) -> list[dict[str, str]]:
+    """Name and licence of each source of prompts, as far as it is known."""
+    known = {"tiny": "Apache-2.0"} | declared  # the embedded set is part of this project
+    names = [split_weight(source)[0] for source in read_manifest(prompts)["config"]["sources"]]
+    return [{"name": name, "licence": known.get(name, NOT_STATED)} for name in names]
+
+
+def prompt_set(prompts: Path) -> dict[str, Any]:
+    """The table of prompts: the key of its stage, and the SHA-256 of the table itself."""
+    manifest = read_manifest(prompts)
+    hashes = {file["path"]: file["sha256"] for file in manifest["files"]}
+    return {"key": manifest["key"], "sha256": hashes.get("prompts.parquet")}
 
 
 def git_commit() -> str | None:

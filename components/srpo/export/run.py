@@ -49,7 +49,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     models = read_models(inputs.models, context.workspace)
     base = required(models, "base")
     required(models, "reward")
-    licences = provenance.licences(models)
+    licences, data = provenance.licences(models), provenance.data(inputs.prompts, config.prompt_licences)
     checkpoint = read_json(inputs.checkpoint / "checkpoint.json", CHECKPOINT_KEYS)
     made = provenance.stages(
         {
@@ -69,7 +69,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
 
     def card(release: str) -> Item:
         names = sorted(item.path for item in items)
-        return Item.of_text("README.md", model_card(release, licences, evaluation, made, pairs, refusal, names))
+        return Item.of_text(
+            "README.md", model_card(release, licences, data, base.release, evaluation, made, pairs, refusal, names)
+        )
 
     # The name comes from the content, so that the same run gives the same release and writes nothing twice.
     configs = {stage: entry["config"] for stage, entry in made.items()}
@@ -79,15 +81,18 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     items.append(card(release))
 
     manifest = {
-        "base_model": {"name": base.name, "digest": base.digest},
+        "base_model": provenance.base_model(base),
         "candidate": not refusal,
         "checkpoint": {key: value for key, value in checkpoint.items() if key not in ("weights", "files")},
         "config": configs,
+        "data": data,
         "evaluation": {key: evaluation[key] for key in ("before", "after", "delta", "verdict", "gates", "passed")},
         "formats": list(config.formats),
         "git_commit": provenance.git_commit(),
+        "images": provenance.images(made),
         "licences": licences,
-        "prompts": {"key": made["prepare_prompts"]["key"]},
+        "parent": base.release,
+        "prompts": provenance.prompt_set(inputs.prompts),
         "reason": refusal,
         "seeds": {stage: values["seed"] for stage, values in configs.items() if "seed" in values},
         "stages": {stage: {name: entry[name] for name in ("key", "code", "versions")} for stage, entry in made.items()},
@@ -100,7 +105,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     uri = where if isinstance(destination, str) else Path(where).as_uri()
     result: dict[str, Any] = {"id": release, "uri": uri, "path": where, "candidate": not refusal, "reason": refusal}
     write_json(outputs.release / "release.json", result)
-    write_text(outputs.report, release_report(release, uri, items, evaluation, licences, refusal))
+    write_text(outputs.report, release_report(release, uri, items, evaluation, licences, data, refusal))
 
 
 def usable(text: str) -> Path | str:

@@ -15,7 +15,7 @@ MODEL = "model"  # the folder of a release that is a diffusers pipeline
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Released(Entry):
-    """A base model that is a release; ``release`` says which: id, digest of its manifest, uri, licences, data."""
+    """A base model that is a release; ``release`` is what ``models.json`` says of it."""
 
     release: dict[str, Any]
 
@@ -75,8 +75,18 @@ def released(name: str, own: str = "", pinned: str = "", offline: bool = False) 
             "uri": found.where if found.where.startswith("s3://") else None,
             "licences": manifest.get("licences", {}),
             "data": manifest.get("data", []),
+            "earlier": _earlier(manifest.get("parent")),
         },
     )
+
+
+def _earlier(parent: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Name and licence of each model and prompt set that the releases before this one were made with, each once."""
+    if not parent:
+        return []
+    used = [*parent.get("licences", {}).values(), *parent.get("data", []), *parent.get("earlier", [])]
+    kept = [{key: entry[key] for key in ("name", "licence", "commercial_use") if key in entry} for entry in used]
+    return [entry for place, entry in enumerate(kept) if entry not in kept[:place]]
 
 
 def _judge(manifest: dict[str, Any], own: str) -> str:

@@ -1,10 +1,10 @@
 """What the user may set about prompts."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from srpo.core.contracts.errors import InputError, require
+from srpo.core.contracts.errors import require
+from srpo.core.contracts.sources import split_weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +56,3 @@ class Config:
         for name in ("max_tokens", "rating_per_category", "train_prompts", "held_out_prompts"):
             cap = getattr(self, name)
             require(cap is None or cap >= 1, name, cap, "1 or more, or null for all")
-
-
-def split_weight(source: str) -> tuple[str, float | None]:
-    """``("a.txt", 2.0)`` of ``"a.txt=2"``; None where no weight is given."""
-    name, _, number = source.rpartition("=")
-    try:
-        weight = float(number) if name else None
-    except ValueError:  # an equals sign of the name's own
-        return source, None
-    if weight is None:
-        return source, None
-    if not (weight > 0 and math.isfinite(weight)):
-        raise InputError(f"source {source!r} has the weight {number}: it must be above 0")
-    return name, weight

@@ -8,11 +8,12 @@ import pyarrow as pa
 
 from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.schemas import PROMPTS, write_rows
+from srpo.core.contracts.sources import split_weight
 from srpo.core.execution.stage import Context, Stage
 from srpo.core.storage.files import write_json, write_text
 from srpo.core.storage.models import read_models, required
 from srpo.prepare_prompts import sources, tokens
-from srpo.prepare_prompts.config import Config, split_weight
+from srpo.prepare_prompts.config import Config
 from srpo.prepare_prompts.formats import Row
 from srpo.prepare_prompts.judge import Judge
 from srpo.prepare_prompts.report import render

@@ -7,10 +7,10 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from srpo.core.contracts.errors import InputError
+from srpo.core.contracts.sources import split_weight
 from srpo.core.storage import s3
 from srpo.core.storage.files import digest_of, sha256_of
 from srpo.prepare_prompts import formats
-from srpo.prepare_prompts.config import split_weight
 from srpo.prepare_prompts.formats import COMPRESSIONS, SUFFIXES, Row, split_suffix
 
 TINY = "tiny"

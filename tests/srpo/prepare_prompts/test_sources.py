@@ -12,10 +12,11 @@ import pytest
 from preparing import ANIMALS, prepare
 
 from srpo.core.contracts.errors import InputError
+from srpo.core.contracts.sources import split_weight
 from srpo.core.execution.stage import execute
 from srpo.core.storage import s3
 from srpo.prepare_prompts import run as stage
-from srpo.prepare_prompts.config import Config, split_weight
+from srpo.prepare_prompts.config import Config
 
 HPD = {name: [f"{name} of {animal}" for animal in ANIMALS] for name in ("anime", "concept-art", "paintings", "photo")}
 

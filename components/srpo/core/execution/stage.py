@@ -23,6 +23,8 @@ from srpo.core.storage.files import appearing, digest_of, link_tree, list_files,
 
 MANIFEST = "manifest.json"
 RECORD_VARIABLE = "SRPO_RUN_RECORD"  # a file that `srpo run` reads: one JSON line for each stage that ended
+IMAGE_VARIABLE = "SRPO_IMAGE"  # the image of this container, as the package names it: no container knows its own
+COMMIT_VARIABLE = "SRPO_GIT_COMMIT"  # set in every image of ours, which carries no repository
 # Outputs that are one file; the others are folders.
 FILE_NAMES = {"report": "report.html", "metrics": "metrics.json", "summary": "summary.md"}
 
@@ -115,7 +117,7 @@ def execute(
                         path / MANIFEST,
                         {"schema": "srpo.artifact/1", "artifact": name, "key": key}
                         | identity
-                        | {"files": files, "versions": versions()},
+                        | {"files": files, "versions": versions(), "image": image()},
                     )
             write_json(partial / MANIFEST, {"schema": "srpo.result/1", "key": key} | identity)
     for name, target in outputs.items():
@@ -126,6 +128,15 @@ def execute(
         link_tree(result / FILE_NAMES.get(name, name), target)
     _record(stage.name, key=key, reused=reused, seconds=round(time.time() - started, 2), result=str(result))
     return result
+
+
+def image() -> str | None:
+    """The image that this process runs in, or None. It is no part of a key: the code counts.
+
+    Kubeflow's local runner sets the variables of the package too, so the name alone says nothing.
+    """
+    in_an_image = COMMIT_VARIABLE in os.environ and RECORD_VARIABLE not in os.environ
+    return os.environ.get(IMAGE_VARIABLE) if in_an_image else None
 
 
 def of_the_key(settings: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class ModelEntry:
     commercial_use: bool | None = None  # whether the licence allows it; None: not stated
     source: str = ""  # where it came from, with the revision
     revision: str = ""  # of a hub: the commit
-    release: dict[str, Any] | None = None  # of a base that is a release: id, digest, uri, licences, data
+    release: dict[str, Any] | None = None  # of a base that is a release: id, digest, uri, licences, data, earlier
     positive_words: tuple[str, ...] = ()
     negative_words: tuple[str, ...] = ()
     weight: float = 1.0  # of a reward among several
