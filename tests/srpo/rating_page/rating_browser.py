@@ -1,6 +1,7 @@
 """A real browser at a rating page, and what a rater with a taste presses."""
 
 import shutil
+import time
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = [
@@ -50,9 +51,14 @@ class Browser:
     def wait_for_images(self, width):
         """Until all images on the page are there, this many pixels wide."""
         self.page.wait_for_selector("#images img")
-        self.page.wait_for_function(
-            f"[...document.querySelectorAll('#images img')].every(image => image.naturalWidth === {width})"
-        )
+        self.until(f"[...document.querySelectorAll('#images img')].every(image => image.naturalWidth === {width})")
+
+    def until(self, expression):
+        """Until that is true in the page. (The page's policy forbids what playwright waits with.)"""
+        deadline = time.monotonic() + 60
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < deadline, f"never true: {expression}"
+            self.page.wait_for_timeout(50)
 
     def save(self, folder):
         """The file that the rater gets at the end."""

@@ -41,6 +41,10 @@ def test_a_page_in_s3_is_rated_and_saved(scene, browser, s3_server, publish, tmp
     page, order = chrome.sign_in("ann"), study.plan_of("ann")
     for place, shown in enumerate(order):
         chrome.wait_for_images(scene.size)
+        if place == 0 and form == "a folder":  # the images of what comes next are there before they are needed
+            soon = {name for later in order[:4] for name in items[later.item].images}
+            chrome.until(f"performance.getEntriesByType('resource').length >= {len(soon)}")
+            assert {Path(url).stem for url in chrome.asked if "/images/" in url} == soon
         if place == 2:
             page.reload()
         if place == 3:  # another day, and by another link: a signed one ends
