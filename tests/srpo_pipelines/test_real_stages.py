@@ -152,9 +152,8 @@ def test_the_report_says_how_to_run_it_again(first):
     found = {made["stage"]: made["config"] for made in manifests if made["stage"] in EVALUATED}
     assert set(found) == EVALUATED
     for stage, config in found.items():
-        assert {name: again[stage][name] for name in config if name != "shard"} == {
-            name: value for name, value in config.items() if name != "shard"
-        }, stage
+        own = {name: value for name, value in config.items() if name not in ("shard", "shards")}
+        assert {name: again[stage][name] for name in own} == own, stage
 
 
 def test_the_same_run_again_reuses_every_stage(first):
@@ -164,6 +163,17 @@ def test_the_same_run_again_reuses_every_stage(first):
     for name in ("before", "after", "delta", "verdict", "release", "promoted"):
         assert again.summary[name] == first.summary[name]
     assert again.candidate == first.candidate
+
+
+@pytest.mark.real
+def test_another_number_of_shards_gives_the_same_release(first):
+    """Bit by bit: images, report and page hold nothing of who sampled what."""
+    files = {path: path.stat().st_mtime_ns for path in first.release.rglob("*")}
+    other = Run(first.output, "learning_rate=3e-4", "evaluate.gates=[content.after >= 0]", "sample_shards=3")
+    assert "sample" not in other.summary["reused"]
+    assert "export" not in other.summary["reused"]
+    assert other.release == first.release
+    assert {path: path.stat().st_mtime_ns for path in other.release.rglob("*")} == files
 
 
 def test_without_a_learning_rate_there_is_no_effect_and_no_candidate(first):

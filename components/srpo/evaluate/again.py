@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 from srpo.core.contracts.errors import InputError
 from srpo.core.execution.stage import read_manifest
+from srpo.core.storage.files import digest_of
 
 ORDER = ("prepare_prompts", "fetch_base", "cache_rewards", "encode_prompts", "train", "sample")
 FILE = "again.json"
+SHARDS = ("shard", "shards")  # who samples what; the images are the same for any number
 
 
 class Made(NamedTuple):
@@ -24,7 +26,7 @@ class Made(NamedTuple):
 
 
 def lineage(folders: Iterable[Path], workspace: Path) -> list[Made]:
-    """What made the artifacts in ``folders``, and what made that, in the order in which it ran.
+    """What made the artifacts in ``folders``, and what made that, in the order in which it ran; all shards are one.
 
     Folders that a person put together, and results that are gone from the workspace, are left out.
     """
@@ -32,6 +34,8 @@ def lineage(folders: Iterable[Path], workspace: Path) -> list[Made]:
     waiting: list[str] = []
 
     def add(manifest: dict[str, Any]) -> None:
+        if manifest["stage"] == "sample":
+            manifest = of_all_shards(manifest)
         if manifest["key"] not in found:
             found[manifest["key"]] = Made(
                 manifest["stage"],
@@ -58,20 +62,22 @@ def lineage(folders: Iterable[Path], workspace: Path) -> list[Made]:
     return sorted(found.values(), key=lambda made: (places.get(made.stage, len(ORDER)), made.stage, made.key))
 
 
+def of_all_shards(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a shard, with the configuration and a key that are the same for all, whatever their number."""
+    config = {name: value for name, value in manifest["config"].items() if name not in SHARDS}
+    identity = {name: manifest.get(name) for name in ("stage", "code", "inputs", "sources")} | {"config": config}
+    return manifest | {"config": config, "key": digest_of(identity)}
+
+
 def overrides(made: Sequence[Made], evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every setting of every stage, as `srpo run` takes them; the shards of ``sample`` are one."""
-    settings = {item.stage: dict(item.config) for item in made} | {"evaluate": evaluation}
-    for name in ("shard", "shards"):  # a parameter of the run
-        settings.get("sample", {}).pop(name, None)
-    return settings
+    """Every setting of every stage, as `srpo run` takes them."""
+    return {item.stage: dict(item.config) for item in made} | {"evaluate": evaluation}
 
 
 def command(made: Sequence[Made]) -> str:
     """The command that runs it again, with what :func:`overrides` gives in the file ``again.json``."""
     configs = {item.stage: item.config for item in made}
     lines = [f'srpo run --output runs/again --set "overrides=$(cat {FILE})"']
-    if shards := configs.get("sample", {}).get("shards"):
-        lines.append(f"--set sample_shards={shards}")
     if (seed := configs.get("train", {}).get("seed")) is not None:  # of what does not lead here, too: the rating page
         lines.append(f"--set seed={seed}")
     if configs.get("train", {}).get("device") == "cuda":

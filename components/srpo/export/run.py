@@ -75,7 +75,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
 
     # The name comes from the content, so that the same run gives the same release and writes nothing twice.
     configs = {stage: entry["config"] for stage, entry in made.items()}
-    configs.get("sample", {}).pop("shard", None)  # all shards make one result
+    for name in ("shard", "shards"):  # the images are the same for any number
+        configs.get("sample", {}).pop(name, None)
     content = {item.path: item.sha256 for item in [*items, card("")]}
     release = f"{short_name(base.name)}-srpo-{digest_of({'files': content, 'config': configs})[:12]}"
     items.append(card(release))

@@ -60,7 +60,21 @@ def test_the_command_gives_every_stage_the_settings_it_had(tmp_path):
     text = json.dumps(overrides(made, json.loads(json.dumps(configs["evaluate"]))))
     again = as_run(command(made), text)
     del again["export"], configs["export"]  # where the release goes is the new run's own
+    assert configs["sample"].pop("shards") == 3
+    assert again["sample"].pop("shards") == parameters(None).sample_shards, "another number gives the same images"
     assert again == configs
+
+
+def test_another_number_of_shards_is_the_same_lineage(tmp_path):
+    found = []
+    for shards in (1, 3):
+        configs = stage_configs(parameters("demo", [f"sample_shards={shards}"]))
+        folders = write_run(tmp_path / str(shards), configs)
+        found.append(lineage(folders, tmp_path / str(shards)))
+    assert found[0] == found[1]
+    assert [item.stage for item in found[0]].count("sample") == 1
+    configs["sample"]["steps"] += 1
+    assert lineage(write_run(tmp_path / "other", configs), tmp_path / "other") != found[0]
 
 
 def test_the_page_holds_the_command_and_the_file(scene, tmp_path):
