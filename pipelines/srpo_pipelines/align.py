@@ -37,6 +37,7 @@ def align(
     resolution: int = 32,
     seed: int = 0,
     gpus: int = 0,
+    num_nodes: int = 1,
     sample_shards: int = 2,
     destination: str = "/workspace/artifacts",
     workspace: str = "/workspace",
@@ -56,7 +57,8 @@ def align(
         learning_rate: Learning rate of AdamW
         resolution: Height and width of images in pixels, in training and in sampling
         seed: Seed of everything random in the run
-        gpus: GPUs of the training pod; 0 trains on CPU
+        gpus: GPUs of a training pod; 0 trains on CPU
+        num_nodes: Training pods, each with `gpus` GPUs; several are a Kubeflow TrainJob
         sample_shards: Pods that sample in parallel, one GPU each
         destination: Folder that releases are published in
         workspace: Folder on the shared volume for results and checkpoints
@@ -76,15 +78,18 @@ def align(
         resolution=resolution,
         seed=seed,
         gpus=gpus,
+        num_nodes=num_nodes,
         sample_shards=sample_shards,
         destination=destination,
         workspace=workspace,
+        node_selector=node_selector,
+        tolerations=tolerations,
         overrides=overrides,
     )
     place(configured, "configure", "Check the settings")
     config = configured.outputs
     one_gpu = GpuNodes(config["stage_gpus"], node_selector, tolerations)
-    all_gpus = GpuNodes(config["train_gpus"], node_selector, tolerations)
+    all_gpus = GpuNodes(config["train_gpus"], config["train_selector"], config["train_tolerations"])
 
     base = fetch_base(config=config["fetch_base"], workspace=workspace)
     place(base, "fetch_base", "Fetch the base model")

@@ -39,6 +39,8 @@ def place(task: dsl.PipelineTask, stage: str, title: str, gpu: GpuNodes | None =
     task.set_env_variable(IMAGE_VARIABLE, images()[pod.image])  # no container knows its own image
     for name, value in pod.environment.items():
         task.set_env_variable(name, value)
+    for name, field in pod.fields.items():
+        kubernetes.use_field_path_as_env(task, name, field)
     kubernetes.use_config_map_as_env(task, ENVIRONMENT, {name: name for name in VARIABLES}, optional=True)
     kubernetes.empty_dir_mount(task, "cache", CACHE)
     if pod.volume:

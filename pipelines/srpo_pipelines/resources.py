@@ -49,6 +49,7 @@ class Pod:
     timeout: int = 4 * HOUR  # of one try, in seconds: what hangs ends
     secrets: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    fields: dict[str, str] = dataclasses.field(default_factory=dict)  # variables that Kubernetes fills in
 
 
 PODS: dict[str, Pod] = {
@@ -75,6 +76,7 @@ PODS: dict[str, Pod] = {
         retries=5,
         timeout=48 * HOUR,
         secrets=TRACKERS,
+        fields={"SRPO_POD": "metadata.name", "SRPO_NAMESPACE": "metadata.namespace"},  # to start several nodes
     ),
     "sample": Pod(image="gpu", cpu=("1", "8"), memory=("4Gi", "64Gi"), retries=5, timeout=24 * HOUR, secrets=S3),
     "evaluate": Pod(memory=("1Gi", "16Gi")),

@@ -106,6 +106,6 @@ def _executor(where: str, task: Any, called: Any, parent: Any, spec: Any, platfo
     sources += [toleration.get("tolerationJson") for toleration in config.get("tolerations", [])]
     have = parent.get("inputDefinitions", {}).get("parameters", {})
     for source in filter(None, sources):
-        if source.get("componentInputParameter") not in have:
-            wrong.append(f"{where}: Kubernetes setting from {source}")
+        tasks = parent["dag"]["tasks"]
+        wrong += _source(f"{where}: Kubernetes setting", source, "parameters", have, tasks, spec, "the pipeline", None)
     return wrong

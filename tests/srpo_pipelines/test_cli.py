@@ -38,6 +38,8 @@ def refused(capsys, *arguments):
         ("learning_rate=nan", "learning_rate is nan"),
         ("train.margin=[", "it is not valid YAML"),
         ("sample_shards=0", "sample_shards is 0"),
+        ("num_nodes=0", "num_nodes is 0"),
+        ("num_nodes=2", "num_nodes is 2: it must be 1 on one machine"),
         ("tolerations=7", "tolerations is 7"),
         ("steps", "it must be key=value"),
         ("train.margin=null", "train.margin is None: it must be a number"),

@@ -14,7 +14,10 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from srpo.configure.component import configure
 from srpo.configure.parameters import STAGES, Parameters
 from srpo.configure.run import run
+from srpo.core.contracts.config import from_mapping
 from srpo.core.contracts.errors import InputError
+from srpo.core.execution.stage import of_the_key
+from srpo.train.nodes import NAMESPACE, POD
 from srpo_pipelines.align import align
 from srpo_pipelines.cli import main
 from srpo_pipelines.settings import parameters
@@ -33,6 +36,7 @@ FROZEN = {
     "resolution": int,
     "seed": int,
     "gpus": int,
+    "num_nodes": int,
     "sample_shards": int,
     "destination": str,
     "workspace": str,
@@ -203,7 +207,7 @@ def test_the_package_restates_the_parameters(package):
         assert given[field.name]["description"] == field.metadata["description"], field.name
     types = {name: spec.type for name, spec in align.component_spec.inputs.items()}
     checked = {name: spec.type for name, spec in configure.component_spec.inputs.items()}
-    assert checked == {name: types[name] for name in types if name not in ("node_selector", "tolerations")}
+    assert checked == types
     assert list(inspect.signature(align.pipeline_func).parameters) == list(FROZEN)
 
 
@@ -226,6 +230,35 @@ def test_configure_gives_every_stage_its_settings():
         run({"steps": -1})
 
 
+def test_several_nodes_need_no_gpu_in_the_task_that_starts_them():
+    nodes = {"node_selector": {"pool": "h100"}, "tolerations": [{"key": "spot", "operator": "Exists"}]}
+    one, two = run({"gpus": 4, **nodes}), run({"gpus": 4.0, "num_nodes": 2.0, **nodes})
+    placed = ("train_gpus", "train_selector", "train_tolerations")
+    assert [one[name] for name in placed] == ["4", nodes["node_selector"], nodes["tolerations"]]
+    assert [two[name] for name in placed] == ["0", {}, []]
+    assert two["stage_gpus"] == "1"
+    # The nodes' own pods get them, through the settings of the stage.
+    assert (two["train"]["nodes"], two["train"]["processes"], two["train"]["device"]) == (2, 8, "cuda")
+    assert {name: two["train"][name] for name in nodes} == nodes
+    assert run({"num_nodes": 2})["train"]["processes"] == 2
+    with pytest.raises(InputError, match=r"train\.nodes is 2: it must be left to num_nodes"):
+        run({"overrides": {"train": {"nodes": 2, "processes": 2}}})
+
+
+def test_where_ranks_stand_is_no_part_of_the_result():
+    """Eight GPUs of one pod or four of two: a result of the one is found by the other."""
+    settings = [run({"gpus": 8 // nodes, "num_nodes": nodes})["train"] for nodes in (1, 2)]
+    first, second = (of_the_key(from_mapping(STAGES["train"], one, "train")) for one in settings)
+    assert first == second
+    assert first["processes"] == 8
+
+
+def test_the_task_that_starts_several_nodes_knows_which_pod_it_is(package):
+    for name, _, pod in executors(package):
+        fields = {one["name"]: one["fieldPath"] for one in pod.get("fieldPathAsEnv", [])}
+        assert fields == ({POD: "metadata.name", NAMESPACE: "metadata.namespace"} if name == "train" else {}), name
+
+
 def test_the_training_pod_has_shared_memory_for_nccl(package):
     memory = {"volumeName": "shared-memory", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi"}
     for name, _, pod in executors(package):
@@ -233,6 +266,8 @@ def test_the_training_pod_has_shared_memory_for_nccl(package):
 
 
 def test_ranks_and_gpus_must_agree():
+    with pytest.raises(InputError, match=r"train\.processes is 4 with gpus 4 and num_nodes 2: it must be 8"):
+        run({"gpus": 4, "num_nodes": 2, "overrides": {"train": {"processes": 4}}})
     with pytest.raises(InputError, match=r"train\.processes is 2 with gpus 4"):
         run({"gpus": 4, "overrides": {"train": {"processes": 2}}})
     assert run({"gpus": 4})["train"]["processes"] == 4

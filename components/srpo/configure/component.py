@@ -20,9 +20,12 @@ def configure(
     resolution: int,
     seed: int,
     gpus: int,
+    num_nodes: int,
     sample_shards: int,
     destination: str,
     workspace: str,
+    node_selector: dict[str, Any],
+    tolerations: list[Any],
     overrides: dict[str, Any],
 ) -> NamedTuple(
     "Configured",
@@ -38,6 +41,8 @@ def configure(
         ("export", dict[str, Any]),
         ("train_gpus", str),
         ("stage_gpus", str),
+        ("train_selector", dict[str, Any]),
+        ("train_tolerations", list[Any]),
     ],
 ):
     """Check every parameter and setting before anything is started."""

@@ -60,7 +60,8 @@ class Parameters:
     learning_rate: float = described(3e-5, "Learning rate of AdamW")
     resolution: int = described(32, "Height and width of images in pixels, in training and in sampling")
     seed: int = described(0, "Seed of everything random in the run")
-    gpus: int = described(0, "GPUs of the training pod; 0 trains on CPU")
+    gpus: int = described(0, "GPUs of a training pod; 0 trains on CPU")
+    num_nodes: int = described(1, "Training pods, each with `gpus` GPUs; several are a Kubeflow TrainJob")
     sample_shards: int = described(2, "Pods that sample in parallel, one GPU each")
     destination: str = described("/workspace/artifacts", "Folder that releases are published in")
     workspace: str = described("/workspace", "Folder on the shared volume for results and checkpoints")
@@ -72,6 +73,7 @@ class Parameters:
         for name in ("steps", "batch_size", "resolution"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         require(self.gpus >= 0, "gpus", self.gpus, "a whole number of at least 0")
+        require(self.num_nodes >= 1, "num_nodes", self.num_nodes, "a whole number of at least 1")
         require(self.sample_shards >= 1, "sample_shards", self.sample_shards, "a whole number of at least 1")
         for name, value in self.node_selector.items():
             require(isinstance(value, str), f"node_selector.{name}", value, "text: Kubernetes takes no other labels")
@@ -103,7 +105,7 @@ def stage_configs(parameters: Parameters) -> dict[str, dict[str, Any]]:
             "steps": parameters.steps,
             "batch_size": parameters.batch_size,
             "learning_rate": parameters.learning_rate,
-            **({"processes": parameters.gpus} if parameters.gpus else {}),
+            **placement(parameters),
         },
         "sample": {"seed": parameters.seed, "device": device},
         "evaluate": {"seed": parameters.seed},
@@ -116,11 +118,15 @@ def stage_configs(parameters: Parameters) -> dict[str, dict[str, Any]]:
         if not isinstance(override, Mapping):
             raise InputError(f"overrides.{stage} is {override!r}: it must be a mapping of settings")
         configs[stage] = dataclasses.asdict(from_mapping(config, given[stage] | dict(override), stage))
-    if parameters.gpus and configs["train"]["processes"] != parameters.gpus:
+    ranks, gpus = configs["train"]["processes"], parameters.gpus * parameters.num_nodes
+    if gpus and ranks != gpus:
         raise InputError(
-            f"train.processes is {configs['train']['processes']} with gpus {parameters.gpus}: it must be the number of "
-            "GPUs (leave it out, or set both)"
+            f"train.processes is {ranks} with gpus {parameters.gpus} and num_nodes {parameters.num_nodes}: it must be "
+            f"{gpus}, the number of GPUs (leave it out, or set both)"
         )
+    require(
+        configs["train"]["nodes"] == parameters.num_nodes, "train.nodes", configs["train"]["nodes"], "left to num_nodes"
+    )
     sources = [split_weight(source)[0] for source in configs["prepare_prompts"]["sources"]]
     for name in configs["export"]["prompt_licences"]:
         if name not in sources:
@@ -129,3 +135,13 @@ def stage_configs(parameters: Parameters) -> dict[str, dict[str, Any]]:
     configs["sample"]["resolution"] = configs["sample"]["resolution"] or configs["train"]["resolution"]
     configs["sample"]["shards"] = parameters.sample_shards
     return configs
+
+
+def placement(parameters: Parameters) -> dict[str, Any]:
+    """The settings of `train` that say how many ranks there are and, with several nodes, where their pods may stand."""
+    nodes = parameters.num_nodes
+    given: dict[str, Any] = {"processes": parameters.gpus * nodes} if parameters.gpus else {}
+    if nodes > 1:
+        where = {"node_selector": parameters.node_selector, "tolerations": parameters.tolerations}
+        given = {"processes": nodes, "nodes": nodes, **where} | given
+    return given

@@ -10,19 +10,23 @@ from srpo.core.contracts.errors import InputError
 
 
 def run(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the parameters and work out what the pipeline hands on (node selector and tolerations go to Kubernetes).
+    """Check the parameters and work out what the pipeline hands on.
 
-    Returns the configuration of each stage by its name, and the number of GPUs of the training pod (``train_gpus``)
+    Returns the configuration of each stage by its name, and the number of GPUs of the pod of `train` (``train_gpus``)
     and of every other GPU stage (``stage_gpus``), as text: Kubeflow fills a resource limit from text parameters only,
-    and drops it without a word when it is a number.
+    and drops it without a word when it is a number. With several nodes that pod only starts the others: it needs no
+    GPU, and may stand on any node (``train_selector``, ``train_tolerations``).
 
     Raises:
         InputError: a parameter that is unknown, of another type or out of range.
     """
     checked = from_mapping(Parameters, parameters, "parameters")
+    one = checked.num_nodes == 1
     return {stage: without_nulls(stage, config) for stage, config in stage_configs(checked).items()} | {
-        "train_gpus": str(checked.gpus),
+        "train_gpus": str(checked.gpus if one else 0),
         "stage_gpus": str(min(1, checked.gpus)),
+        "train_selector": checked.node_selector if one else {},
+        "train_tolerations": checked.tolerations if one else [],
     }
 
 

@@ -21,6 +21,7 @@ FACTS = "facts.json"
 # Settings that may change while a run goes on: how it is computed and watched, and where it ends.
 FREE = {"steps", "device", "processes", "micro_batch_size", "gradient_checkpointing", "checkpoint_every"}
 FREE |= {"keep_checkpoints", "nonfinite_limit", "trackers"}
+FREE |= {field.name for field in dataclasses.fields(Config) if field.metadata.get("place")}
 
 
 def save_checkpoint(

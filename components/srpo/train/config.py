@@ -1,8 +1,9 @@
 """Every default of the `train` stage: the published settings of FLUX.1-dev with HPSv2.1 (paper, section 4)."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
+from srpo.core.contracts.config import place
 from srpo.core.contracts.errors import require
 
 COUNT = "a whole number of at least 1"
@@ -70,7 +71,7 @@ class Config:
 
     # How it runs.
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    processes: int = 1  # ranks on this machine: the GPUs of a pod, or processes on a CPU
+    processes: int = 1  # ranks: the GPUs of all pods, or processes on a CPU
     micro_batch_size: int = 4  # samples a forward
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     gradient_checkpointing: bool = True
@@ -78,6 +79,16 @@ class Config:
     keep_checkpoints: int = 2
     nonfinite_limit: int = 3  # steps skipped for a loss or gradient that is not finite, before the run stops
     trackers: tuple[str, ...] = ("tensorboard",)
+
+    # Several nodes: above 1, the ranks stand in that many pods of a Kubeflow TrainJob (docs/cluster.md).
+    nodes: int = place(1)
+    runtime: str = place("srpo-train")  # the TrainingRuntime: manifests/several-nodes
+    queue: str = place("")  # Kueue's LocalQueue, if there is one
+    deadline: int = place(48 * 3600)  # seconds that the job may run
+    node_cpu: str = place("16")  # of each pod, as request and limit
+    node_memory: str = place("128Gi")
+    node_selector: dict[str, str] = place({})
+    tolerations: list[Any] = place([])
 
     # The guard: every so many steps, fixed prompts and noise are judged by the held-out reward.
     guard_every: int = 5
@@ -91,6 +102,9 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("batch_size", "rollout_steps", "resolution", "injections", "processes", "micro_batch_size"):
             require(getattr(self, name) >= 1, name, getattr(self, name), COUNT)
+        for name in ("nodes", "deadline"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), COUNT)
+        require(self.processes % self.nodes == 0, "processes", self.processes, f"a multiple of the {self.nodes} nodes")
         require(self.guard_drift > 1, "guard_drift", self.guard_drift, "a factor above 1")
         for name in ("draft_steps", "draft_lv_draws", "keep_checkpoints", "nonfinite_limit", "guard_patience"):
             require(getattr(self, name) >= 1, name, getattr(self, name), COUNT)

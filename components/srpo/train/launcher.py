@@ -8,13 +8,41 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 VARIABLE = "SRPO_LAUNCHER"  # the process id of torchrun, where this project starts it
+TERMINATED = 143  # what a shell reports for SIGTERM
+SHUTDOWN = 3600  # seconds that torchrun leaves the ranks to save after SIGTERM; its own 30 may not do for a big model
+RESULT, ERROR = "result.json", "error.txt"  # what the ranks leave in the state folder
+HEARTBEAT = "heartbeat"  # what the launcher of several nodes leaves there, another content every few seconds
+
+
+class RanksError(RuntimeError):
+    """A rank ended otherwise than well; why, it left in the state folder where it could."""
 
 
 def ranks_command(processes: int, shutdown_timeout: int, job: Path) -> list[str]:
     """The command that starts ``processes`` ranks for the job file; it tells them the process id of their launcher."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    torchrun += ["--shutdown-timeout", str(shutdown_timeout), "-m", "srpo.train", "--job", str(job)]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        *_ranks(processes, shutdown_timeout, job),
+    ]
     return ["sh", "-c", f'export {VARIABLE}=$$; exec "$@"', "sh", *torchrun]
+
+
+def node_command(processes: int, shutdown_timeout: int, job: Path) -> list[str]:
+    """The command of one of several pods, ``processes`` ranks in each.
+
+    Where the ranks meet is in torchrun's own variables (``PET_NNODES``, ``PET_NODE_RANK``, ``PET_MASTER_ADDR`` and
+    ``PET_MASTER_PORT``), which Kubeflow's Trainer sets. A rank needs no process id there: torchrun is the pod's first
+    process, and all end with it.
+    """
+    return ["python", "-m", "torch.distributed.run", *_ranks(processes, shutdown_timeout, job)]
+
+
+def _ranks(processes: int, shutdown_timeout: int, job: Path) -> list[str]:
+    options = ["--nproc-per-node", str(processes), "--shutdown-timeout", str(shutdown_timeout)]
+    return [*options, "-m", "srpo.train", "--job", str(job)]
 
 
 def end_with_launcher() -> None:

@@ -30,6 +30,10 @@ class Inputs:
     embeddings: Path
     text_features: Path
 
+    def tables(self) -> tuple[Path, Path, Path]:
+        """All but the models, which lie in the workspace anyway."""
+        return self.prompts, self.embeddings, self.text_features
+
 
 def preflight(config: Config, inputs: Inputs, models: dict[str, ModelEntry | None], state: Path) -> None:
     """Check everything that can be checked without a rank; the ranks check their number and memory.
@@ -60,9 +64,9 @@ def preflight(config: Config, inputs: Inputs, models: dict[str, ModelEntry | Non
 
 
 def check_devices(config: Config) -> None:
-    """Refuse more ranks than there are GPUs, where GPUs are used."""
+    """Refuse more ranks than there are GPUs, where GPUs are used. The process that starts several nodes holds none."""
     gpus = 0 if config.device == "cpu" else torch.cuda.device_count()
-    if gpus:
+    if gpus and config.nodes == 1:
         require(config.processes <= gpus, "train.processes", config.processes, f"at most {gpus}, the GPUs there are")
 
 

@@ -12,15 +12,15 @@ from typing import Any
 
 from srpo.core.contracts.config import from_mapping
 from srpo.core.contracts.errors import InputError
-from srpo.core.execution.stage import Context, Stage
+from srpo.core.execution.stage import Context, Stage, of_the_key
 from srpo.core.reports.page import curves, page, paragraph, table
 from srpo.core.storage.files import list_files, write_json, write_text
 from srpo.core.storage.models import ModelEntry, read_models, required, reward_roles
 from srpo.train.config import Config
-from srpo.train.launcher import ranks_command
+from srpo.train.launcher import ERROR, HEARTBEAT, RESULT, SHUTDOWN, TERMINATED, RanksError, ranks_command
+from srpo.train.nodes import on_the_volume, train_on_nodes
 from srpo.train.preflight import Inputs, preflight
 
-SHUTDOWN = 3600  # seconds that torchrun leaves the ranks to save after SIGTERM; its own 30 may not do for a big model
 CURVES = ("loss", "reward_denoise", "reward_inversion", "grad_norm")
 SPEED_CURVES = ("seconds", "images_per_second", "memory_gib")
 GUARD_CURVES = ("held_out", "held_out_srp", "saturation", "contrast", "sharpness", "diversity")
@@ -39,9 +39,13 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     """Preflight, launch, collect. A run that was interrupted goes on from its newest complete checkpoint."""
     models = read_models(inputs.models, context.workspace)
     preflight(config, inputs, models, context.state)
+    if config.nodes > 1:
+        inputs = Inputs(inputs.models, *(on_the_volume(path, context.workspace) for path in inputs.tables()))
     job = job_of(config, inputs, models, context.state, context.workspace)
+    if config.nodes > 1:
+        job["heartbeat"] = str(context.state / HEARTBEAT)
     write_json(context.state / "job.json", job)
-    launch(config, context.state)
+    run_ranks(config, context.state)
     collect(config, outputs, context.state, context.workspace, required(models, "base").digest)
 
 
@@ -65,7 +69,7 @@ def job_of(
 
 def collect(config: Config, outputs: Outputs, state: Path, workspace: Path, base: str) -> None:
     """Turn what the ranks left into the artifact, the metrics and the report."""
-    result = json.loads((state / "result.json").read_text(encoding="utf-8"))
+    result = json.loads((state / RESULT).read_text(encoding="utf-8"))
     records, step = result["records"], result["best_step"]
     weights = state / f"weights-{step:06d}"
     for path in (*state.glob("step-*"), *state.glob("weights-*")):  # the run is over: only what ships is kept
@@ -80,7 +84,7 @@ def collect(config: Config, outputs: Outputs, state: Path, workspace: Path, base
         "weights": weights.relative_to(workspace).as_posix(),
         "files": list_files(weights),
         "base": base,
-        "config": dataclasses.asdict(config),
+        "config": of_the_key(config),
     }
     write_json(outputs.checkpoint / "checkpoint.json", checkpoint)
     write_text(outputs.checkpoint / "history.jsonl", "".join(json.dumps(record) + "\n" for record in records))
@@ -88,15 +92,28 @@ def collect(config: Config, outputs: Outputs, state: Path, workspace: Path, base
     write_text(outputs.report, report(config, records, step, result["collapsed"]))
 
 
-def launch(config: Config, state: Path) -> None:
-    """Start the ranks with torchrun and wait; SIGTERM is passed on, so that they save before they end.
+def run_ranks(config: Config, state: Path) -> None:
+    """Run the ranks, here or on several nodes.
 
     Raises:
-        RuntimeError: with the rank's own message, when one failed.
+        InputError: what a rank refused, in its own words.
+        RuntimeError: a rank failed otherwise.
+        SystemExit: 143 after SIGTERM or when a node was taken away, with a checkpoint saved where there was time.
+    """
+    try:
+        (launch if config.nodes == 1 else train_on_nodes)(config, state)
+    except RanksError as error:
+        raise cause(state, str(error)) from None
+
+
+def launch(config: Config, state: Path) -> None:
+    """Start the ranks of this machine with torchrun and wait; SIGTERM is passed on, so that they save before they end.
+
+    Raises:
+        RanksError: one of them failed.
         SystemExit: 143 after SIGTERM, with a checkpoint saved.
     """
-    error = state / "error.txt"
-    error.unlink(missing_ok=True)
+    (state / ERROR).unlink(missing_ok=True)
     with subprocess.Popen(ranks_command(config.processes, SHUTDOWN, state / "job.json")) as process:
         terminated: list[int] = []
 
@@ -117,11 +134,19 @@ def launch(config: Config, state: Path) -> None:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, before)
     if terminated:
-        raise SystemExit(143)
+        raise SystemExit(TERMINATED)
     if code:
-        message = error.read_text(encoding="utf-8") if error.is_file() else f"a rank ended with exit code {code}"
-        kind, _, text = message.partition(": ")
-        raise InputError(text) if kind == "InputError" else RuntimeError(message)
+        raise RanksError(f"a rank ended with exit code {code}")
+
+
+def cause(state: Path, otherwise: str) -> BaseException:
+    """What ended the ranks: the words that the first of them to fail left in ``state``, or else ``otherwise``."""
+    error = state / ERROR
+    message = error.read_text(encoding="utf-8") if error.is_file() else otherwise
+    kind, _, text = message.partition(": ")
+    if kind == "Interrupted":
+        return SystemExit(TERMINATED)
+    return InputError(text) if kind == "InputError" else RuntimeError(message)
 
 
 def workstation_job(settings: Mapping[str, Any], check: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import shutil
 import time
 import traceback
@@ -32,7 +33,8 @@ from srpo.train.checkpoints import (
 from srpo.train.config import Config
 from srpo.train.gradients import GradientSums, clip_gradient
 from srpo.train.guard import best_reading, collapsed, read_guard
-from srpo.train.interruption import Interrupted, Interruption
+from srpo.train.interruption import Heartbeat, Interrupted, Interruption
+from srpo.train.launcher import ERROR, RESULT, TERMINATED
 from srpo.train.memory import Folders, check_memory
 from srpo.train.records import Recorder, readings, step_record
 from srpo.train.sharding import (
@@ -46,10 +48,6 @@ from srpo.train.sharding import (
     trained_parameters,
 )
 from srpo.train.step import Reward, Stopwatch, gradient_step
-
-RESULT = "result.json"
-ERROR = "error.txt"
-TERMINATED = 143  # what a shell reports for SIGTERM
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +64,7 @@ class Job:
     text_features: str
     state: str  # folder that is the same for every retry
     latents: str  # folder of real images' latents, for the offline variant
+    heartbeat: str = ""  # file that the launcher of several nodes writes, for the first rank to look at
 
     def folders(self) -> Folders:
         """The folders whose weights this job will load."""
@@ -94,7 +93,8 @@ def work(settings: dict[str, Any]) -> None:
 def train(job: Job, config: Config) -> None:
     """Train from the newest checkpoint (or the base) to the last step, and leave the best weights."""
     quiet()
-    interruption = Interruption()
+    watched = bool(job.heartbeat) and os.environ.get("RANK") == "0"
+    interruption = Interruption(Heartbeat(Path(job.heartbeat)) if watched else None)
     state, device = Path(job.state), find_device(config.device)
     torch.use_deterministic_algorithms(device.type == "cpu")
     with process_group(device):
@@ -178,6 +178,8 @@ def train(job: Job, config: Config) -> None:
             drop_gathered(transformer)
             if records[-1]["step"] > 0:
                 save(state, config, transformer, optimizer, average, records)
+            if rank == 0:
+                write_text(state / ERROR, "Interrupted: by SIGTERM, or left alone by its launcher")
             raise SystemExit(TERMINATED) from None
 
         record_step.finish()

@@ -57,6 +57,10 @@ def main(args: argparse.Namespace) -> None:
 
     folder = args.output.absolute()
     values = parameters(args.recipe, args.set, {"workspace": str(folder / "workspace"), "destination": str(folder)})
+    if values.num_nodes > 1:
+        raise InputError(
+            f"num_nodes is {values.num_nodes}: it must be 1 on one machine (srpo submit runs on a cluster)"
+        )
     folder = folder_for(folder)
     with alone_in(folder), interruptible():
         package = compile_package(folder / PACKAGE, dataclasses.asdict(parameters(args.recipe)))

@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 def place(default: Any) -> Any:
     """A setting that says where something is, or may be asked: another value makes no other result."""
+    if isinstance(default, (dict, list)):
+        return dataclasses.field(default_factory=lambda: default.copy(), metadata={"place": True})
     return dataclasses.field(default=default, metadata={"place": True})
 
 
