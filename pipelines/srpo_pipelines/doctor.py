@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from srpo.configure.parameters import Parameters
+from srpo.configure.parameters import Parameters, stage_configs
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage import s3
 from srpo_pipelines.resources import ENVIRONMENT, GPU_TYPE, PODS, VOLUME
@@ -22,6 +22,15 @@ RIGHTS = (
     ("get", "", "configmaps", "kfp-launcher"),
     ("get", "", "pods", ""),
 )
+# What it must be allowed beside that to train on several nodes (manifests/several-nodes/role.yaml).
+TRAINER = "trainer.kubeflow.org"
+NODES_RIGHTS = (
+    *((verb, TRAINER, "trainjobs", "") for verb in ("create", "get", "patch", "delete")),
+    ("get", TRAINER, "trainingruntimes", ""),
+    ("list", "", "pods", ""),
+    ("get", "", "pods/log", ""),
+)
+KUEUE = "kueue.x-k8s.io"
 LAUNCHER = "kfp-launcher"  # Kubeflow's own config map: where artifacts go
 
 
@@ -59,6 +68,10 @@ def examine(cluster: Cluster, parameters: Parameters, images: Mapping[str, str])
     for check in (check_namespace, check_account, check_rights, check_volume, check_launcher, check_secrets):
         with refusals_told(check.__name__.removeprefix("check_")) as told:
             yield from check(cluster)
+        yield from told
+    if parameters.num_nodes > 1:
+        with refusals_told("several nodes") as told:
+            yield from check_several_nodes(cluster, parameters)
         yield from told
     with refusals_told("nodes") as told:
         yield from check_nodes(cluster, parameters)
@@ -114,25 +127,63 @@ def check_account(cluster: Cluster) -> Iterator[Finding]:
 
 def check_rights(cluster: Cluster) -> Iterator[Finding]:
     """What the service account may do: Kubeflow's launcher and Argo's executor need little, but that."""
+    if missing := lacking(cluster, RIGHTS):
+        mend = APPLY.format(namespace=cluster.namespace)
+        yield Finding("fail", "rights", f"{cluster.service_account} may not {', '.join(missing)}", mend)
+    else:
+        yield Finding("ok", "rights", f"{cluster.service_account} may do what its pods need")
+
+
+def lacking(cluster: Cluster, rights: Sequence[tuple[str, str, str, str]]) -> list[str]:
+    """Those of ``rights`` (verb, group, resource, name) that the service account lacks, in words."""
     from kubernetes import client
 
     reviews = client.AuthorizationV1Api(cluster.client)
     missing = []
-    for verb, group, resource, name in RIGHTS:
+    for verb, group, kind, name in rights:
+        resource, _, part = kind.partition("/")
         attributes = client.V1ResourceAttributes(
-            namespace=cluster.namespace, verb=verb, group=group, resource=resource, name=name
+            namespace=cluster.namespace, verb=verb, group=group, resource=resource, subresource=part or None, name=name
         )
         spec = client.V1SubjectAccessReviewSpec(
             user=f"system:serviceaccount:{cluster.namespace}:{cluster.service_account}", resource_attributes=attributes
         )
         answer = reviews.create_subject_access_review(client.V1SubjectAccessReview(spec=spec))
         if not answer.status.allowed:
-            missing.append(f"{verb} {resource}{f'/{name}' if name else ''}")
-    if missing:
-        mend = APPLY.format(namespace=cluster.namespace)
-        yield Finding("fail", "rights", f"{cluster.service_account} may not {', '.join(missing)}", mend)
+            missing.append(f"{verb} {kind}{f'/{name}' if name else ''}")
+    return missing
+
+
+def check_several_nodes(cluster: Cluster, parameters: Parameters) -> Iterator[Finding]:
+    """Kubeflow Trainer, the runtime that the training pods are made of, and the rights to start them."""
+    from kubernetes import client
+
+    custom = client.CustomObjectsApi(cluster.client)
+    train = stage_configs(parameters)["train"]
+    apply = APPLY.format(namespace=cluster.namespace).replace("base", "several-nodes")
+    if present(custom.get_api_resources, TRAINER, "v1alpha1") is None:
+        said = "Kubeflow Trainer is not installed"
+        yield Finding("fail", "several nodes", said, "install Kubeflow Trainer v2, or num_nodes=1")
+        return
+    where = (TRAINER, "v1alpha1", cluster.namespace, "trainingruntimes")
+    if present(custom.get_namespaced_custom_object, *where, train["runtime"]) is None:
+        yield Finding("fail", "several nodes", f"there is no TrainingRuntime {train['runtime']}", apply)
+    elif missing := lacking(cluster, NODES_RIGHTS):
+        yield Finding("fail", "several nodes", f"{cluster.service_account} may not {', '.join(missing)}", apply)
     else:
-        yield Finding("ok", "rights", f"{cluster.service_account} may do what its pods need")
+        yield Finding("ok", "several nodes", f"Kubeflow Trainer with the runtime {train['runtime']}")
+    if not train["queue"]:
+        return
+    known: Any = client.ApisApi(cluster.client).get_api_versions()
+    groups = {group.name: group.preferred_version.version for group in known.groups}
+    where = (KUEUE, groups.get(KUEUE, ""), cluster.namespace, "localqueues")
+    if KUEUE not in groups:
+        yield Finding("fail", "queue", "Kueue is not installed", "install Kueue, or leave train.queue out")
+    elif present(custom.get_namespaced_custom_object, *where, train["queue"]) is None:
+        mend = "kubectl get localqueues lists what there is (train.queue)"
+        yield Finding("fail", "queue", f"there is no LocalQueue {train['queue']}", mend)
+    else:
+        yield Finding("ok", "queue", f"LocalQueue {train['queue']}")
 
 
 def check_volume(cluster: Cluster) -> Iterator[Finding]:
@@ -205,12 +256,15 @@ def check_nodes(cluster: Cluster, parameters: Parameters) -> Iterator[Finding]:
         said = f"{len(matching)} match, none takes our pods (taints: {', '.join(taints) or 'none'})"
         yield Finding("fail", "nodes", said, "set tolerations for the taints, or uncordon a node")
         return
-    counts = {node.metadata.name: int((node.status.allocatable or {}).get(GPU_TYPE, 0)) for node in open_to_us}
-    most = max(counts.values())
-    said = f"{len(open_to_us)} of {len(nodes)} can take our pods; the largest has {most} {GPU_TYPE}"
-    if most < parameters.gpus:
-        mend = f"gpus is {parameters.gpus}: the training pod must fit on one node (is the device plugin running?)"
+    counts = [int((node.status.allocatable or {}).get(GPU_TYPE, 0)) for node in open_to_us]
+    said = f"{len(open_to_us)} of {len(nodes)} can take our pods; the largest has {max(counts)} {GPU_TYPE}"
+    room = sum(count // parameters.gpus for count in counts)  # pods of training that fit, were nothing else there
+    if not room:
+        mend = f"gpus is {parameters.gpus}: a training pod must fit on one node (is the device plugin running?)"
         yield Finding("fail", "nodes", said, mend)
+    elif room < parameters.num_nodes:
+        mend = "unless the pool grows by itself, fewer num_nodes"
+        yield Finding("note", "nodes", f"{said}: room for {room} of {parameters.num_nodes} training pods", mend)
     else:
         yield Finding("ok", "nodes", said)
 

@@ -2,9 +2,11 @@
 
 import copy
 import http.server
+import itertools
 import json
 import threading
 import urllib.parse
+from pathlib import Path
 
 import boto3
 import moto
@@ -15,9 +17,15 @@ from hypothesis import strategies as st
 from kubernetes.client import V1Taint
 
 from srpo_pipelines.cli import main
-from srpo_pipelines.doctor import check_bucket, manifest_url, tolerates
+from srpo_pipelines.doctor import NODES_RIGHTS, RIGHTS, check_bucket, manifest_url, tolerates
+
+ROOT = Path(__file__).resolve().parents[2]
 
 NAMESPACE = "/api/v1/namespaces/team"
+RUNTIMES = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/team/trainingruntimes"
+QUEUES = "/apis/kueue.x-k8s.io/v1beta2/namespaces/team/localqueues"
+VERSION = {"groupVersion": "kueue.x-k8s.io/v1beta2", "version": "v1beta2"}
+GROUP = {"name": "kueue.x-k8s.io", "versions": [VERSION], "preferredVersion": VERSION}
 TAINT = {"key": "nvidia.com/gpu", "effect": "NoSchedule"}
 SECRET = "planted-secret-4711"
 
@@ -57,6 +65,10 @@ def sound():
             f"{NAMESPACE}/secrets/{name}": {"data": {"KEY": SECRET}}
             for name in ("srpo-s3", "srpo-hub", "srpo-trackers")
         },
+        "/apis/trainer.kubeflow.org/v1alpha1": {"groupVersion": "trainer.kubeflow.org/v1alpha1", "resources": []},
+        f"{RUNTIMES}/srpo-train": {"metadata": {"name": "srpo-train"}},
+        "/apis/": {"groups": [GROUP]},
+        f"{QUEUES}/research": {"metadata": {"name": "research"}},
         "/api/v1/nodes": {"items": [node("cpu", 0), node("big", 8, {"pool": "h100"}, [TAINT])]},
     }
 
@@ -86,7 +98,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.reply(403, {"message": "not for you"})
         elif path.endswith("/subjectaccessreviews"):
             asked = body["spec"]["resourceAttributes"]
-            allowed = (asked["verb"], asked["resource"]) not in self.server.denied
+            resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
+            allowed = (asked["verb"], resource) not in self.server.denied
             assert body["spec"]["user"] == "system:serviceaccount:team:srpo-runner"
             self.reply(201, body | {"status": {"allowed": allowed}})
         elif path in self.server.there:
@@ -261,6 +274,72 @@ def test_images(capsys, kubernetes, status, state, code):
     assert found == code
     assert lines["image"].startswith(state)
     assert ("HEAD", f"/v2/srpo-gpu/manifests/sha256:{'1' * 64}") in kubernetes.asked
+
+
+SEVERAL = (
+    *("--set", "gpus=4", "--set", "num_nodes=2", "--set", "train.processes=8", "--set", "node_selector={pool: h100}"),
+    *("--set", "tolerations=[{key: nvidia.com/gpu, operator: Exists}]", "--set", "train.queue=research"),
+)
+
+
+def test_several_nodes_are_ready(capsys, kubernetes):
+    code, lines, last = examined(capsys, kubernetes, *SEVERAL)
+    assert (code, last) == (0, "ready, 0 to know"), lines
+    assert "runtime srpo-train" in lines["several nodes"]
+    assert "LocalQueue research" in lines["queue"]
+    assert "several nodes" not in examined(capsys, kubernetes)[1]  # one is enough for the usual run
+
+
+@pytest.mark.parametrize(
+    ("gone", "about", "said"),
+    [
+        ("/apis/trainer.kubeflow.org/v1alpha1", "several nodes", "install Kubeflow Trainer"),
+        (f"{RUNTIMES}/srpo-train", "several nodes", "--kustomize manifests/several-nodes"),
+        (f"{QUEUES}/research", "queue", "train.queue"),
+    ],
+)
+def test_what_several_nodes_lack_is_named_with_its_mend(capsys, kubernetes, gone, about, said):
+    del kubernetes.there[gone]
+    code, lines, _ = examined(capsys, kubernetes, *SEVERAL)
+    assert code == 1
+    assert lines[about].startswith("fail")
+    assert said in lines[about]
+
+
+def test_a_queue_needs_kueue(capsys, kubernetes):
+    kubernetes.there["/apis/"] = {"groups": []}
+    _, lines, _ = examined(capsys, kubernetes, *SEVERAL)
+    assert lines["queue"].startswith("fail")
+    assert "Kueue is not installed" in lines["queue"]
+
+
+def test_rights_for_several_nodes(capsys, kubernetes):
+    kubernetes.denied = {("get", "pods/log"), ("patch", "trainjobs")}
+    code, lines, _ = examined(capsys, kubernetes, *SEVERAL)
+    assert code == 1
+    assert "may not patch trainjobs, get pods/log -> kubectl apply" in lines["several nodes"]
+
+
+def test_the_rights_that_are_asked_for_are_those_of_the_manifests():
+    for wanted, file in ((RIGHTS, "base"), (NODES_RIGHTS, "several-nodes")):
+        rules = yaml.safe_load((ROOT / "manifests" / file / "role.yaml").read_text())["rules"]
+        given = {
+            (verb, group, kind, name)
+            for rule in rules
+            for verb, group, kind in itertools.product(rule["verbs"], rule["apiGroups"], rule["resources"])
+            for name in rule.get("resourceNames", [""])
+            if kind != "secrets"  # which of them there must be depends on where artifacts are kept
+        }
+        assert set(wanted) == given
+
+
+def test_a_pool_that_is_too_small_for_all_nodes_is_told(capsys, kubernetes):
+    code, lines, _ = examined(
+        capsys, kubernetes, *SEVERAL, "--set", "num_nodes=3", "--set", "train.processes=12", "--set", "batch_size=12"
+    )
+    assert code == 0
+    assert lines["nodes"].startswith("note")
+    assert "room for 2 of 3 training pods" in lines["nodes"]
 
 
 def test_the_bucket_is_tried(capsys, kubernetes, monkeypatch):
