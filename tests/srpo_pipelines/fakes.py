@@ -18,7 +18,7 @@ OUTPUTS = {  # stage: (inputs, outputs), as the pipeline wires them; "?" marks a
     "rating_page": ("samples", "page key report"),
     "collect_ratings": ("", "ratings report metrics summary"),
     "decide": ("ratings", "decision report metrics summary"),
-    "export": ("models checkpoint evaluation samples prompts", "release report"),
+    "export": ("models checkpoint evaluation samples prompts rating_page?", "release report"),
 }
 FAKE = '''"""A stage that only says who it is."""
 

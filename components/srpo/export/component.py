@@ -17,6 +17,7 @@ def export(
     evaluation: dsl.Input[dsl.Dataset],
     samples: dsl.Input[list[dsl.Dataset]],
     prompts: dsl.Input[dsl.Dataset],
+    rating_page: dsl.Input[dsl.Dataset],
     release: dsl.Output[dsl.Model],
     report: dsl.Output[dsl.HTML],
 ) -> None:
@@ -36,6 +37,7 @@ def export(
             "evaluation": Path(evaluation.path),
             "samples": [Path(item.path) for item in samples],
             "prompts": Path(prompts.path),
+            "rating_page": Path(rating_page.path),
         },
         outputs={"release": Path(release.path), "report": Path(report.path)},
     )

@@ -1,6 +1,7 @@
 """Every default of the `export` stage."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from srpo.core.contracts.errors import require
@@ -16,6 +17,7 @@ class Config:
     # Licence of each source of prompts, by its name there: passed on. Not known is "not stated"
     prompt_licences: dict[str, str] = dataclasses.field(default_factory=dict)
     sample_prompts: int = 4  # pairs of images, before and after, in the release and on its model card
+    rating_page_megabytes: float = 50.0  # a rating page up to this size goes into the release; 0: none does
 
     def __post_init__(self) -> None:
         destination_of(self.destination)
@@ -25,3 +27,5 @@ class Config:
         for name, licence in self.prompt_licences.items():
             require(bool(licence.strip()), f"prompt_licences.{name}", licence, "the name of a licence")
         require(self.sample_prompts >= 0, "sample_prompts", self.sample_prompts, "a whole number of at least 0")
+        most = self.rating_page_megabytes
+        require(0 <= most < math.inf, "rating_page_megabytes", most, "a number of at least 0")

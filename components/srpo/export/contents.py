@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.schemas import SAMPLES, read_table
+from srpo.core.execution.stage import read_manifest
 from srpo.core.storage.files import digest_of, list_files, sha256_of
 from srpo.core.storage.models import ModelEntry
 from srpo.core.storage.releases import Item, inside
@@ -159,6 +160,27 @@ def sample_pairs(folders: tuple[Path, ...], most: int) -> list[Pair]:
             )
             pairs.append(Pair(images["base"][1], before, after))
     return pairs
+
+
+def rating_items(page: Path | None, most: float) -> list[Item]:
+    """The rating page and its images, under ``rating/``; nothing where it is not there or has more than ``most`` bytes.
+
+    Raises:
+        InputError: it is no rating page: another artifact, above all the key, must not get into a release.
+    """
+    if page is None:
+        return []
+    manifest = read_manifest(page)
+    if manifest["artifact"] != "page":
+        raise InputError(f"{page} is the artifact {manifest['artifact']!r}: it must be the `page` of rating_page")
+    files = manifest["files"]
+    if sum(file["size"] for file in files) > most:
+        return []
+    where = str(page / "manifest.json")
+    return [
+        Item(f"rating/{file['path']}", file["size"], file["sha256"], inside(page, file["path"], where))
+        for file in files
+    ]
 
 
 def _image(path: str, source: Path) -> Item:

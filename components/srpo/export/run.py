@@ -16,7 +16,14 @@ from srpo.core.storage.stores import open_store
 from srpo.export import provenance
 from srpo.export.card import model_card, release_report
 from srpo.export.config import Config
-from srpo.export.contents import gate_failures, read_evaluation, read_json, sample_pairs, weight_items
+from srpo.export.contents import (
+    gate_failures,
+    rating_items,
+    read_evaluation,
+    read_json,
+    sample_pairs,
+    weight_items,
+)
 
 CHANNEL = "candidate"  # `latest` is moved by a promotion alone, after people have judged
 CHECKPOINT_KEYS = {"weights": str, "files": list, "step": int, "kind": str}
@@ -31,6 +38,7 @@ class Inputs:
     evaluation: Path
     samples: tuple[Path, ...]
     prompts: Path
+    rating_page: Path | None = None  # what raters open, never its key
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
             "evaluation": inputs.evaluation,
             "prompts": inputs.prompts,
             **({"samples": inputs.samples[0]} if inputs.samples else {}),
+            **({"rating_page": inputs.rating_page} if inputs.rating_page else {}),
         }
     )
 
@@ -66,6 +75,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     items = weight_items(config.formats, base, checkpoint, context.workspace, single_files)
     items += [image for pair in pairs for image in (pair.before, pair.after)]
     items += [evaluation_file(inputs.evaluation, name) for name in ("evaluation.json", "report.html")]
+
+    rating = rating_items(inputs.rating_page, config.rating_page_megabytes * 1e6)
+    items += rating
 
     def card(release: str) -> Item:
         names = sorted(item.path for item in items)
@@ -94,6 +106,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
         "licences": licences,
         "parent": base.release,
         "prompts": provenance.prompt_set(inputs.prompts),
+        "rating_page": "rating/index.html" if rating else None,
         "reason": refusal,
         "seeds": {stage: values["seed"] for stage, values in configs.items() if "seed" in values},
         "stages": {stage: {name: entry[name] for name in ("key", "code", "versions")} for stage, entry in made.items()},

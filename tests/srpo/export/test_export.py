@@ -59,6 +59,7 @@ class Run:
         }
         self.base_name = "org/FLUX.1-dev"
         self.image = "images/{}.png"
+        self.page = "<!doctype html>rate"
 
     def fail(self):
         self.evaluation["gates"].append({"condition": "held_out gains", "value": 0.0, "passed": False})
@@ -73,6 +74,7 @@ class Run:
             "key": f"key-{name}",
             "stage": stage,
             "config": config,
+            "inputs": {},
         }
         write_json(folder / "manifest.json", manifest | {"code": "c", "versions": {"torch": "2.13"}, "files": []})
         return folder
@@ -93,6 +95,11 @@ class Run:
         write_json(evaluation / "evaluation.json", self.evaluation)
         (evaluation / "report.html").write_text("<!doctype html>evaluation")
         prompts = self.artifact("prompts", "prepare_prompts", {"sources": ["tiny"]})
+        page = self.artifact("page", "rating_page", {"mode": "grade", "seed": 7})
+        (page / "index.html").write_text(self.page)
+        manifest = json.loads((page / "manifest.json").read_text())
+        (page / "manifest.json").unlink()
+        write_json(page / "manifest.json", manifest | {"files": list_files(page)})
         shards = []
         for shard in range(2):
             folder = self.artifact(f"samples-{shard}", "sample", {"shard": shard, "steps": 50, "resolution": 64})
@@ -111,6 +118,7 @@ class Run:
             "evaluation": evaluation,
             "prompts": prompts,
             "samples": shards,
+            "rating_page": page,
         }
 
     def export(self, destination=None, **settings):
@@ -156,6 +164,7 @@ def test_a_passed_run_is_released_whole_and_becomes_the_candidate(finished):
         "model/transformer/diffusion_pytorch_model.safetensors",
         "model/vae/config.json",
         "model/vae/diffusion_pytorch_model.safetensors",
+        "rating/index.html",
         "samples/01-before.png",
         "samples/01-after.png",
         "samples/02-before.png",

@@ -33,7 +33,7 @@ def test_the_manifest_says_how_it_was_made(finished, monkeypatch):
         "reward": "Apache-2.0",
         "held_out": "Apache-2.0",
     }
-    assert manifest["seeds"] == {"train": 7, "evaluate": 7}
+    assert manifest["seeds"] == {"train": 7, "evaluate": 7, "rating_page": 7}
     assert manifest["config"]["train"]["learning_rate"] == 5e-6
     assert manifest["prompts"] == {"key": "key-prompts", "sha256": None}
     assert manifest["parent"] is None
@@ -113,7 +113,7 @@ def test_the_images_are_those_that_the_stages_ran_in(finished, monkeypatch):
     assert manifest["images"] == {
         "export": None,
         "train": image.format("gpu"),
-        **dict.fromkeys(("fetch_base", "prepare_prompts", "evaluate", "sample")),
+        **dict.fromkeys(("fetch_base", "prepare_prompts", "evaluate", "sample", "rating_page")),
     }
     monkeypatch.setenv("SRPO_IMAGE", image.format("cpu"))
     monkeypatch.setenv("SRPO_GIT_COMMIT", "abc")

@@ -9,6 +9,7 @@ import base64
 import datetime
 import email.utils
 import hashlib
+import mimetypes
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -120,8 +121,13 @@ def part_size(size: int) -> int:
 def _put(uri: str, data: bytes, sha256: str) -> None:
     bucket, key = split_uri(uri)
     checksum = {"ChecksumSHA256": base64.b64encode(bytes.fromhex(sha256)).decode()} if _checksums() else {}
-    metadata = {"Metadata": {"sha256": sha256}}
-    _repeated(client().put_object, Bucket=bucket, Key=key, Body=data, **metadata, **checksum, **encryption())
+    _repeated(client().put_object, Bucket=bucket, Key=key, Body=data, **_about(key, sha256), **checksum, **encryption())
+
+
+def _about(key: str, sha256: str) -> dict[str, Any]:
+    """What an object says of itself: its hash, and its kind, so that a browser opens a page instead of saving it."""
+    kind = mimetypes.guess_type(key)[0]
+    return {"Metadata": {"sha256": sha256}, **({"ContentType": kind} if kind else {})}
 
 
 def _repeated(request: Callable[..., Any], **arguments: Any) -> Any:
@@ -178,9 +184,7 @@ def _begin(bucket: str, key: str, sha256: str) -> tuple[str, dict[int, dict[str,
             if code_of(error) not in GONE:
                 raise
     algorithm = {"ChecksumAlgorithm": "CRC32"} if _checksums() else {}
-    made = client().create_multipart_upload(
-        Bucket=bucket, Key=key, Metadata={"sha256": sha256}, **algorithm, **encryption()
-    )
+    made = client().create_multipart_upload(Bucket=bucket, Key=key, **_about(key, sha256), **algorithm, **encryption())
     return made["UploadId"], {}
 
 
