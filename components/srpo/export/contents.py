@@ -12,6 +12,7 @@ from srpo.core.storage.files import digest_of, list_files, sha256_of
 from srpo.core.storage.models import ModelEntry
 from srpo.core.storage.releases import Item, inside
 from srpo.export.original import write_original
+from srpo.export.proof import check_adapter, check_transformer
 
 SINGLE_FILES = {"original-bf16": "flux-bf16.safetensors", "original-fp8": "flux-fp8-scaled.safetensors"}
 EVALUATION_KEYS = {"before": dict, "after": dict, "delta": dict, "verdict": str, "gates": list, "passed": bool}
@@ -108,15 +109,35 @@ def transformer_items(checkpoint: dict[str, Any], workspace: Path) -> list[Item]
     return items
 
 
+def prove(transformer: list[Item], base: ModelEntry, compute: str) -> None:
+    """Every tensor of the transformer, and of the adapter if there is one, is what the run says it is.
+
+    Raises:
+        InputError: one is not.
+    """
+    sources = {item.path: item.source for item in transformer if isinstance(item.source, Path)}
+    before = sorted((base.folder / "transformer").glob("*.safetensors"))
+    weights = {path: source for path, source in sources.items() if path.endswith(".safetensors")}
+    tuned = [source for path, source in weights.items() if path.startswith("model/")]
+    index = [source for path, source in sources.items() if path.endswith(".safetensors.index.json")]
+    check_transformer(before, tuned, index[0] if index else None)
+    for path, source in weights.items():
+        if path.startswith("lora/"):
+            check_adapter(before, tuned, source, compute)
+
+
 def weight_items(
-    formats: tuple[str, ...], base: ModelEntry, checkpoint: dict[str, Any], workspace: Path, made: Path
+    formats: tuple[str, ...], base: ModelEntry, checkpoint: dict[str, Any], workspace: Path, made: Path, compute: str
 ) -> list[Item]:
-    """The weights in every one of ``formats``; single files are made in the folder ``made``, and checked there.
+    """The weights in every one of ``formats``, proven; single files are made in the folder ``made``.
+
+    ``compute`` is the dtype in which the training held a frozen base.
 
     Raises:
         InputError: a part of the base or of the checkpoint is missing or damaged, or cannot have that format.
     """
     transformer = transformer_items(checkpoint, workspace)
+    prove(transformer, base, compute)
     items = base_items(base) if "diffusers" in formats else []
     for item in transformer:
         if ("lora" if item.path.startswith("lora/") else "diffusers") in formats:

@@ -72,7 +72,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
 
     pairs = sample_pairs(inputs.samples, config.sample_prompts)
     single_files = context.state / "single_file"
-    items = weight_items(config.formats, base, checkpoint, context.workspace, single_files)
+    compute = str(made["train"]["config"].get("compute_dtype", "bfloat16"))
+    items = weight_items(config.formats, base, checkpoint, context.workspace, single_files, compute)
     items += [image for pair in pairs for image in (pair.before, pair.after)]
     items += [evaluation_file(inputs.evaluation, name) for name in ("evaluation.json", "report.html")]
 

@@ -204,7 +204,8 @@ class MovingAverage:
 def save_weights(config: Config, model: Any, folder: Path) -> None:
     """Write the whole transformer as bfloat16 safetensors in a diffusers folder, from rank 0; it appears whole.
 
-    LoRA is merged, so that every consumer can load it; the adapter alone lies beside it in ``lora/``, in float32.
+    LoRA is merged, so that every consumer can load it; the adapter alone lies beside it in ``lora/``, in float32. Its
+    scale (alpha over rank) is in its matrices B: wherever a file without an alpha is loaded, it is with the scale 1.
     """
     first, adapter, whole = dist.get_rank() == 0, {}, {}
     for name, value in model.state_dict().items():
@@ -216,15 +217,17 @@ def save_weights(config: Config, model: Any, folder: Path) -> None:
         elif first:
             whole[name] = gathered.to(torch.bfloat16).cpu()
     if first:
-        merge(whole, adapter, config.lora_alpha / max(1, config.lora_rank))
+        scale = config.lora_alpha / max(1, config.lora_rank)
+        merge(whole, adapter, scale)
         shutil.rmtree(folder, ignore_errors=True)
         with appearing(folder) as partial:
             partial.mkdir()
             model.save_config(partial)
-            write_shards(whole, partial)
+            write_shards({name: value.to(torch.bfloat16) for name, value in whole.items()}, partial)
             if adapter:
                 (partial / "lora").mkdir()
-                named = {f"transformer.{name.replace(f'.{ADAPTER}.', '.')}": v for name, v in adapter.items()}
+                scaled = {name: scale * value if ".lora_B." in name else value for name, value in adapter.items()}
+                named = {f"transformer.{name.replace(f'.{ADAPTER}.', '.')}": v for name, v in scaled.items()}
                 save_file({name: value.contiguous() for name, value in named.items()}, partial / "lora" / LORA_FILE)
     dist.barrier()
 

@@ -6,6 +6,7 @@ import re
 import pyarrow as pa
 import pytest
 import yaml
+from tensor_bytes import TUNED, tensor_file
 
 from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.schemas import SAMPLES, write_table
@@ -26,7 +27,7 @@ PROMPT = "a <b>red</b> fox | [link](http://x)"
 class Run:
     """The artifacts of a finished run, small and made of nothing; export() runs the stage over them."""
 
-    def __init__(self, folder, weights=b"tuned weights"):
+    def __init__(self, folder, weights=TUNED):
         self.workspace = folder / "workspace"
         self.artifacts = folder / "artifacts"
         self.destination = folder / "out"
@@ -36,11 +37,12 @@ class Run:
         write_json(self.base / "model_index.json", index)
         for part in ("transformer", "vae"):
             write_json(self.base / part / "config.json", {"part": part})
-            (self.base / part / "diffusion_pytorch_model.safetensors").write_bytes(b"base " + part.encode())
+            file = self.base / part / "diffusion_pytorch_model.safetensors"
+            file.write_bytes(tensor_file(b"base " + part.encode(), len(weights)))
         (self.base / "LICENSE.md").write_text("licence")
         (self.base / "flux1-dev.safetensors").write_bytes(b"the untuned weights again")
         write_json(self.weights / "config.json", {"part": "tuned"})
-        (self.weights / "diffusion_pytorch_model.safetensors").write_bytes(weights)
+        (self.weights / "diffusion_pytorch_model.safetensors").write_bytes(tensor_file(weights, len(weights)))
         self.checkpoint = {
             "schema": "srpo.checkpoint/1",
             "weights": "state/train/step-20",
@@ -171,7 +173,9 @@ def test_a_passed_run_is_released_whole_and_becomes_the_candidate(finished):
         "samples/02-after.png",
     }
     assert [file for file in list_files(folder) if file["path"] != "manifest.json"] == manifest["files"]
-    assert (folder / "model/transformer/diffusion_pytorch_model.safetensors").read_bytes() == b"tuned weights"
+    assert (folder / "model/transformer/diffusion_pytorch_model.safetensors").read_bytes() == tensor_file(
+        TUNED, len(TUNED)
+    )
     assert (folder / "samples/02-after.png").read_bytes() == b"\x89PNG 1-tuned"
     assert finished.candidate() == result["id"]
     assert not (finished.destination / ".incoming").exists()
@@ -235,7 +239,7 @@ def test_the_id_belongs_to_the_content_not_to_the_place(finished, tmp_path):
     there, _ = finished.export(f"file://{tmp_path}/with%20space")
     assert there["id"] == here["id"]
     assert (tmp_path / "with space" / "releases" / here["id"] / "manifest.json").is_file()
-    (finished.weights / "diffusion_pytorch_model.safetensors").write_bytes(b"other weights")
+    (finished.weights / "diffusion_pytorch_model.safetensors").write_bytes(tensor_file(b"other weights", len(TUNED)))
     finished.checkpoint["files"] = [file for file in list_files(finished.weights) if file["path"] != "optimizer.bin"]
     assert finished.export()[0]["id"] != here["id"]
 
@@ -243,7 +247,7 @@ def test_the_id_belongs_to_the_content_not_to_the_place(finished, tmp_path):
 def test_a_flipped_byte_in_the_weights_is_refused(finished):
     old, _ = finished.export()
     finished.evaluation["verdict"] = "Another run."
-    (finished.weights / "diffusion_pytorch_model.safetensors").write_bytes(b"tuned weightS")
+    (finished.weights / "diffusion_pytorch_model.safetensors").write_bytes(tensor_file(b"tuned weightS.", len(TUNED)))
     with pytest.raises(InputError, match=r"step-20/diffusion_pytorch_model\.safetensors has the SHA-256"):
         finished.export()
     assert [path.name for path in (finished.destination / "releases").iterdir()] == [old["id"]]

@@ -1,0 +1,184 @@
+"""A release of the tiny model, made by the stages, in its users' hands: diffusers draws its images again."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_runs import TRAIN
+
+from srpo.core.contracts.errors import InputError
+from srpo.core.storage.models import read_models
+from srpo.export.original import layout
+from srpo.export.proof import check_adapter, check_transformer
+from srpo.export.tensor_files import TensorFolder
+
+FORMATS = ("diffusers", "lora", "original-bf16", "original-fp8")
+# Alpha over rank is not 1, and the change is well above what rounding to bfloat16 makes.
+LORA = {"lora_rank": 4, "lora_alpha": 8.0, "learning_rate": 3e-2}
+ALWAYS = {"guard_every": 2, "guard_tolerance": 2.0, "guard_drift": 1e9, "guard_patience": 99}  # the last step ships
+SAMPLE = {"steps": 4, "noises": 1, "max_prompts": 6, "compute_dtype": "float32", "resolution": 32, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def release(tiny_run, tmp_path_factory):
+    """The folder of the release: LoRA, in all formats."""
+    folder = tmp_path_factory.mktemp("release")
+    given = ("models", "prompts", "embeddings", "text_features")
+
+    def stage(name, config, inputs, output, **more):
+        return tiny_run.stage(name, config, inputs, (output,), folder / name, **more)[output]
+
+    checkpoint = stage("train", TRAIN | ALWAYS | LORA, given, "checkpoint")
+    samples = [stage("sample", SAMPLE, given, "samples", checkpoint=checkpoint)]
+    config = {"resamples": 200, "frechet_resamples": 100}
+    judged = stage("evaluate", config, ("models",), "evaluation", samples=samples, checkpoint=checkpoint)
+    config = {"destination": str(folder / "out"), "formats": FORMATS}
+    more = {"checkpoint": checkpoint, "evaluation": judged, "samples": samples}
+    made = stage("export", config, ("models", "prompts"), "release", **more)
+    return Path(json.loads((made / "release.json").read_text())["path"])
+
+
+@pytest.fixture(scope="module")
+def base(tiny_run):
+    return read_models(tiny_run.artifacts["models"], tiny_run.workspace)["base"].folder
+
+
+def pipeline_of(folder):
+    pipeline = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def drawn(pipeline, facts):
+    """The image that the recipe ``facts`` asks for, by the pipeline's own code from the prompt on."""
+    side = facts["resolution"] // pipeline.vae_scale_factor
+    shape = (1, pipeline.vae.config.latent_channels, side, side)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(facts["noise_seed"]))
+    image = pipeline(
+        facts["prompt"],
+        latents=pipeline._pack_latents(noise, *shape),
+        num_inference_steps=facts["steps"],
+        guidance_scale=facts["guidance"],
+        max_sequence_length=pipeline.tokenizer_2.model_max_length,
+        height=facts["resolution"],
+        width=facts["resolution"],
+    ).images[0]
+    return np.asarray(image).astype(int)
+
+
+def released(path):
+    """An image of the release, and the recipe that it carries."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int), json.loads(image.text["srpo"])
+
+
+def away(one, other):
+    return np.abs(one - other).mean()
+
+
+def test_the_pipeline_of_a_release_draws_the_images_of_the_release(release):
+    pipeline = pipeline_of(release / "model")
+    after = sorted((release / "samples").glob("*-after.png"))
+    assert after
+    for path in after:
+        image, facts = released(path)
+        assert np.abs(drawn(pipeline, facts) - image).max() <= 1
+
+
+def test_the_adapter_over_the_base_draws_them_as_well(release, base):
+    """As every consumer loads it, with nothing said of its scale. (The tuned weights are rounded to bfloat16.)"""
+    pipeline = pipeline_of(base)
+    pipeline.load_lora_weights(release / "lora")
+    for path in sorted((release / "samples").glob("*-after.png")):
+        image, facts = released(path)
+        before, _ = released(path.with_name(path.name.replace("after", "before")))
+        assert away(before, image) > 4, "the training changed nothing that could be compared"
+        assert away(drawn(pipeline, facts), image) < 0.1 * away(before, image)
+
+
+def test_the_single_file_holds_the_tuned_transformer(release):
+    """Its names and bits; what diffusers' own loader makes of such a file is tested as wide as FLUX (test_original)."""
+    made = TensorFolder([release / "single_file/flux-bf16.safetensors"])
+    tuned = TensorFolder(sorted((release / "model/transformer").glob("*.safetensors")))
+    for target in layout(2, 2, guidance=True):
+        expected = np.concatenate([tuned.read(name) for name in target.sources])
+        if target.swapped:
+            expected = np.concatenate(np.split(expected, 2)[::-1])
+        assert np.array_equal(made.read(target.name).view(np.uint16), expected.view(np.uint16)), target.name
+    assert (release / "single_file/flux-fp8-scaled.safetensors").is_file()
+
+
+@pytest.fixture
+def parts(release, base, tmp_path):
+    """Copies that a test may damage: ``(base files, tuned file, adapter)``."""
+    tuned = shutil.copy(
+        release / "model/transformer/diffusion_pytorch_model.safetensors", tmp_path / "tuned.safetensors"
+    )
+    adapter = shutil.copy(release / "lora/pytorch_lora_weights.safetensors", tmp_path / "adapter.safetensors")
+    return sorted((base / "transformer").glob("*.safetensors")), Path(tuned), Path(adapter)
+
+
+def change(path, name, by):
+    """Put ``by`` of a tensor in its place; None removes it."""
+    tensors = load_file(path)
+    value = by(tensors.pop(name))
+    save_file(tensors | ({} if value is None else {name: value}), path)
+
+
+QUERY = "transformer_blocks.0.attn.to_q"
+
+
+@pytest.mark.parametrize(
+    ("damaged", "name", "by", "words"),
+    [
+        ("adapter", f"transformer.{QUERY}.lora_B.weight", lambda b: b / 2, f"'{QUERY}.weight': base and adapter make"),
+        ("adapter", f"transformer.{QUERY}.lora_A.weight", lambda a: a.flip(1), f"'{QUERY}.weight': base and adapter"),
+        ("adapter", f"transformer.{QUERY}.lora_B.weight", lambda b: None, "do not fit at .* an A and a B"),
+        ("adapter", f"transformer.{QUERY}.lora_B.weight", lambda b: b[:-1].contiguous(), "it must fit"),
+        ("tuned", "proj_out.weight", lambda w: w * 2, r"'proj_out\.weight': base and adapter make another"),
+        ("tuned", f"{QUERY}.weight", lambda w: w.roll(1, 0), f"'{QUERY}.weight': base and adapter make another"),
+    ],
+)
+def test_an_adapter_that_is_not_the_tuned_models_is_refused(parts, damaged, name, by, words):
+    base, tuned, adapter = parts
+    check_adapter(base, [tuned], adapter, "float32")
+    change({"tuned": tuned, "adapter": adapter}[damaged], name, by)
+    with pytest.raises(InputError, match=words):
+        check_adapter(base, [tuned], adapter, "float32")
+
+
+@pytest.mark.parametrize(
+    ("name", "by", "words"),
+    [
+        ("proj_out.bias", lambda w: None, r"lacks 'proj_out\.bias'"),
+        ("proj_out.bias", lambda w: w.float(), r"'proj_out\.bias' is F32 .*: it must be BF16"),
+        ("proj_out.bias", lambda w: w[:-1].contiguous(), "it must be BF16"),
+        ("proj_out.bias", lambda w: w / 0, "every weight must be finite"),
+    ],
+)
+def test_a_transformer_that_no_reader_could_use_is_refused(parts, name, by, words):
+    base, tuned, _ = parts
+    check_transformer(base, [tuned])
+    change(tuned, name, by)
+    with pytest.raises(InputError, match=words):
+        check_transformer(base, [tuned])
+
+
+def test_an_index_that_names_another_shard_is_refused(parts, tmp_path):
+    base, tuned, _ = parts
+    index = tmp_path / "model.safetensors.index.json"
+    named = dict.fromkeys(load_file(tuned), "tuned.safetensors")
+    index.write_text(json.dumps({"weight_map": named}))
+    check_transformer(base, [tuned], index)
+    index.write_text(json.dumps({"weight_map": named | {"proj_out.bias": "other.safetensors"}}))
+    with pytest.raises(InputError, match=r"puts 'proj_out\.bias' into 'other\.safetensors'"):
+        check_transformer(base, [tuned], index)
+    index.write_text("[]")
+    with pytest.raises(InputError, match="cannot be read as an index"):
+        check_transformer(base, [tuned], index)
