@@ -39,7 +39,8 @@ def test_every_stage_starts_from_the_one_base_or_from_another_stage():
     for position, (name, (parent, _)) in enumerate(stages().items()):
         assert parent == "${BASE_IMAGE}" if name == "base" else parent in names[:position]
     assert "latest" not in DOCKERFILE
-    assert ("ARG", "BASE_IMAGE=python:3.11-slim") in instructions()
+    (base,) = [argument for word, argument in instructions() if word == "ARG" and argument.startswith("BASE_IMAGE=")]
+    assert re.fullmatch(r"BASE_IMAGE=python:3\.11-slim@sha256:[0-9a-f]{64}", base)
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])

@@ -9,6 +9,7 @@ import ir
 import pytest
 import yaml
 from google.protobuf import json_format
+from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from srpo.configure.component import configure
@@ -47,11 +48,17 @@ FROZEN = {
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory):
-    """The package as `srpo compile` writes it: (spec, platform)."""
+def package_folder(tmp_path_factory):
+    """Where `srpo compile` writes."""
     folder = tmp_path_factory.mktemp("package")
     assert main(["compile", "--output", str(folder)]) == 0
-    return ir.load(folder / "align.yaml")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def package(package_folder):
+    """The package `align`: (spec, platform)."""
+    return ir.load(package_folder / "align.yaml")
 
 
 def leaf_tasks(spec):
@@ -92,6 +99,20 @@ def test_a_dangling_reference_is_found(package, path, value):
 def test_package_is_a_pipeline_spec(package):
     message = json_format.ParseDict(package[0], pipeline_spec_pb2.PipelineSpec())
     assert message.pipeline_info.name == "align"
+
+
+@pytest.mark.parametrize("name", ["align.yaml", "promote.yaml"])
+def test_executors_and_their_kubernetes_settings_are_what_the_backend_reads(package_folder, name):
+    """In the specs they stand as free structures, in which a misspelt field would go unseen."""
+    spec, platform = ir.load(package_folder / name)
+    deployment = json_format.ParseDict(spec["deploymentSpec"], pipeline_spec_pb2.PipelineDeploymentConfig())
+    json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
+    configs = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(configs) == set(deployment.executors)
+    for config in configs.values():
+        json_format.ParseDict(config, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+    with pytest.raises(json_format.ParseError):
+        json_format.ParseDict({"nodeSelektor": {}}, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
 
 
 def test_the_tasks_are_the_stages(package):

@@ -51,6 +51,16 @@ def test_a_scheduled_run_is_never_answered_by_kubeflows_cache(capsys, server):
     assert "enableCache" not in str(server.posted("recurringruns")["pipeline_spec"])
 
 
+def test_a_schedule_can_go_on_from_the_newest_promoted_release(capsys, server):
+    """The channel itself is sent, and each run's `fetch_base` asks it: nothing is fixed when the schedule is made."""
+    latest = "model=s3://models/flux@latest"
+    code, _, error = schedule(capsys, server, "create", *CREATE, "--recipe", "flux1-dev-hpsv2", "--set", latest)
+    assert (code, error) == (0, "")
+    body = server.posted("recurringruns")
+    assert body["runtime_config"]["parameters"]["model"] == "s3://models/flux@latest"
+    assert "enableCache" not in str(body["pipeline_spec"])
+
+
 def test_schedules_are_listed_paused_resumed_and_deleted(capsys, server):
     for name in ("weekly", "daily", "monthly"):
         assert schedule(capsys, server, "create", "--name", name, "--cron", f"@{name}")[0] == 0
