@@ -1,6 +1,7 @@
 """The images of a release in the package and in the manifests for GitOps."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,12 @@ from pathlib import Path
 import ir
 import pytest
 import yaml
+from planted import PLANTED, assert_no_secret, written_below
 
 from srpo.core.contracts.errors import InputError
 from srpo_pipelines.cli import main
 from srpo_pipelines.package import read_images
+from srpo_pipelines.settings import recipe_names
 
 RELEASE = {
     kind: f"registry.example.org/team/srpo-{kind}:1.2@sha256:{digit * 64}"
@@ -61,6 +64,18 @@ def test_manifests_hold_the_package_under_a_name_of_its_content(tmp_path):
         assert version["spec"]["platformSpec"] == platform
         names.append(version["metadata"]["name"])
     assert names[0] == names[2] != names[1]
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_no_secret_is_in_a_package_or_in_what_is_said_of_it(tmp_path, recipe):
+    """Pods get secrets by reference: what the one who compiles has in the environment stays there."""
+    options = ["--recipe", recipe, "--images", str(skaffold_file(tmp_path)), "--manifests", "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "srpo_pipelines.cli", "compile", *options]
+    done = subprocess.run(command, capture_output=True, env=os.environ | PLANTED, check=True)
+    written = written_below(tmp_path)
+    packages = {"align.yaml", "promote.yaml", "align-manifests.yaml"}
+    assert packages <= {Path(name).name for name in written}
+    assert_no_secret(written | {"stdout": done.stdout, "stderr": done.stderr})
 
 
 def test_a_plain_mapping_will_do(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import FluxPipeline
+from planted import PLANTED, assert_no_secret, written_below
 
 from srpo.configure.parameters import STAGES, stage_configs
 from srpo.core.storage.releases import move_channel
@@ -53,7 +54,7 @@ class Run:
             stderr=subprocess.STDOUT,
             text=True,
             timeout=600,
-            env=environment | {"OMP_NUM_THREADS": "1"},
+            env=environment | PLANTED | {"OMP_NUM_THREADS": "1"},
             check=False,
         )
         assert done.returncode == 0, done.stdout
@@ -126,6 +127,13 @@ def test_the_release_is_a_pipeline_that_diffusers_loads(first):
 def test_a_run_that_passes_moves_the_channel_and_one_that_does_not_leaves_it(first):
     assert first.summary["promoted"] is bool(first.evaluation["passed"])
     assert first.candidate == (first.release.name if first.evaluation["passed"] else None)
+
+
+def test_no_secret_of_the_environment_is_in_anything_that_a_run_leaves(first):
+    """Artifacts of every stage, manifests, what Kubeflow's runner and the trainer wrote down, the release, the log."""
+    written = written_below(first.output)
+    assert len(written) > 100
+    assert_no_secret(written | {"log": first.shown.encode()})
 
 
 def test_the_report_needs_nothing_else(first):

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from srpo.core.contracts.errors import InputError
-from srpo.export.tensor_files import Spec, TensorFolder, write_tensors
+from srpo.export.tensor_files import Spec, TensorFolder, in_rows, write_tensors
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 FP8 = np.dtype(ml_dtypes.float8_e4m3fn)
@@ -132,20 +132,27 @@ def check_original(path: Path, source: TensorFolder, targets: list[Target]) -> N
             same = np.array_equal(found.view(np.uint16), expected.view(np.uint16))
         else:
             scale = float(written.read(_scale_name(target)))
-            value = expected.astype(np.float32)
-            bound = np.maximum(np.abs(value), scale * 2.0**-6) * LARGEST_ERROR
-            same = bool(np.all(np.abs(found.astype(np.float32) * scale - value) <= bound * 1.001))
+            same = all(_is_rounded(found[rows], scale, expected[rows]) for rows in in_rows(found))
         if not same:
             raise OSError(f"{path}: {target.name} is not what was to be written: the disk or the memory is at fault")
+
+
+def _is_rounded(found: np.ndarray[Any, Any], scale: float, expected: np.ndarray[Any, Any]) -> bool:
+    value = expected.astype(np.float32)
+    bound = np.maximum(np.abs(value), scale * 2.0**-6) * LARGEST_ERROR
+    return bool(np.all(np.abs(found.astype(np.float32) * scale - value) <= bound * 1.001))
 
 
 def _tensors(source: TensorFolder, targets: list[Target], fp8: bool) -> Iterator[np.ndarray[Any, Any]]:
     for target in targets:
         tensor = _bfloat16(source, target)
         if fp8 and _is_quantised(target):
-            value = tensor.astype(np.float32)
-            scale = np.float32(max(float(np.abs(value).max()) / FP8_MOST, 1e-12))
-            yield np.clip(value / scale, -FP8_MOST, FP8_MOST).astype(FP8)
+            most = max(float(np.abs(tensor[rows].astype(np.float32)).max()) for rows in in_rows(tensor))
+            scale = np.float32(max(most / FP8_MOST, 1e-12))
+            small = np.empty(tensor.shape, FP8)
+            for rows in in_rows(tensor):
+                small[rows] = np.clip(tensor[rows].astype(np.float32) / scale, -FP8_MOST, FP8_MOST).astype(FP8)
+            yield small
             yield np.array(scale, dtype=np.float32)
         else:
             yield tensor
@@ -154,7 +161,7 @@ def _tensors(source: TensorFolder, targets: list[Target], fp8: bool) -> Iterator
 
 
 def _bfloat16(source: TensorFolder, target: Target) -> np.ndarray[Any, Any]:
-    tensor = np.concatenate([source.read(name).astype(BF16) for name in target.sources])
+    tensor = np.concatenate([source.read(name).astype(BF16, copy=False) for name in target.sources])
     if target.swapped:
         tensor = np.concatenate(np.split(tensor, 2)[::-1])
     if np.any(tensor.view(np.uint16) & EXPONENT == EXPONENT):  # infinite, or no number

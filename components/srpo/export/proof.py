@@ -13,11 +13,10 @@ import ml_dtypes
 import numpy as np
 
 from srpo.core.contracts.errors import InputError
-from srpo.export.tensor_files import TensorFolder
+from srpo.export.tensor_files import TensorFolder, in_rows
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 EXPONENT = np.uint16(0x7F80)  # the bits of bfloat16's exponent
-ROWS = 1 << 22  # numbers of a matrix that are added up at a time
 # float32 sums in another order round otherwise now and then, to the next number of bfloat16; any other scale or any
 # other adapter does so in far more places.
 ROUNDED_OTHERWISE = 0.01
@@ -87,9 +86,8 @@ def check_adapter(base: list[Path], tuned: list[Path], adapter: Path, compute: s
 
 
 def _is_sum(start: Any, a: Any, b: Any, found: Any) -> bool:
-    other, step = 0, max(1, ROWS // found.shape[1])
-    for row in range(0, len(found), step):
-        rows = slice(row, row + step)
+    other = 0
+    for rows in in_rows(found):
         total = start[rows].astype(np.float32) + b[rows].astype(np.float32) @ a.astype(np.float32)
         expected, here = total.astype(BF16), found[rows]
         other += int(np.count_nonzero(expected.view(np.uint16) != here.view(np.uint16)))

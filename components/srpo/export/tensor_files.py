@@ -6,7 +6,7 @@ The format is 8 bytes with the length of a JSON header, the header, and the tens
 
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ DTYPES: dict[str, Any] = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 ALIGNMENT = 8
+NUMBERS = 1 << 22  # of a matrix that are computed with at a time: in float32 and with what is between, 100 MB
 
 
 class Spec(NamedTuple):
@@ -60,6 +61,13 @@ class TensorFolder:
         return np.frombuffer(data, DTYPES[spec.dtype]).reshape(spec.shape)
 
 
+def in_rows(matrix: np.ndarray[Any, Any]) -> Iterator[slice]:
+    """Its rows, some at a time: a copy in another dtype of a whole matrix of a big model is more than a pod has."""
+    step = max(1, NUMBERS // max(1, matrix[0].size))
+    for row in range(0, len(matrix), step):
+        yield slice(row, row + step)
+
+
 def read_header(path: Path) -> list[tuple[Spec, int]]:
     """Every tensor of a file with the offset of its bytes.
 
@@ -87,23 +95,26 @@ def read_header(path: Path) -> list[tuple[Spec, int]]:
         raise InputError(f"{path} cannot be read as safetensors: {error}") from None
 
 
-def write_tensors(path: Path, specs: list[Spec], tensors: Iterable[np.ndarray[Any, Any]]) -> None:
-    """Write ``tensors``, which come in the order of ``specs``, one after the other."""
+def header_of(specs: list[Spec]) -> tuple[bytes, list[int]]:
+    """What a file of these tensors begins with, and where in the file the bytes of each begin."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
+    offsets = [0]
     for spec in specs:
-        header[spec.name] = {
-            "dtype": spec.dtype,
-            "shape": list(spec.shape),
-            "data_offsets": [offset, offset + spec.size],
-        }
-        offset += spec.size
+        place = [offsets[-1], offsets[-1] + spec.size]
+        header[spec.name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": place}
+        offsets.append(place[1])
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(len(text)) % ALIGNMENT)
+    start = struct.pack("<Q", len(text)) + text
+    return start, [len(start) + offset for offset in offsets[:-1]]
+
+
+def write_tensors(path: Path, specs: list[Spec], tensors: Iterable[np.ndarray[Any, Any]]) -> None:
+    """Write ``tensors``, which come in the order of ``specs``, one after the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(header_of(specs)[0])
         for spec, tensor in zip(specs, tensors, strict=True):
             if (NAMES[tensor.dtype], tensor.shape) != (spec.dtype, spec.shape):
                 raise AssertionError(f"{spec.name} is {tensor.dtype} {tensor.shape}: it must be as its header says")
-            file.write(np.ascontiguousarray(tensor).tobytes())
+            file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import moto
 import pytest
+from planted import PLANTED, assert_no_secret, written_below
 from test_export import Run
 
 from srpo.core.storage.releases import move_channel, read_channel
@@ -13,11 +14,6 @@ from srpo.core.storage.s3 import client
 from srpo.export.run import intact
 
 CONTRACT = Path(__file__).parents[3] / "docs" / "s3-contract.md"
-PLANTED = {
-    "AWS_ACCESS_KEY_ID": "AKIAPLANTEDPLANTED",
-    "AWS_SECRET_ACCESS_KEY": "planted/secret+key",
-    "HF_TOKEN": "hf_planted",
-}
 
 
 @pytest.fixture
@@ -58,13 +54,11 @@ def test_no_secret_is_in_artifacts_objects_or_logs(released, tmp_path, capfd):
     run, _ = released
     run.fail()
     run.export("s3://models/flux")
-    written = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    written = written_below(tmp_path)
     for entry in client().list_objects_v2(Bucket="models")["Contents"]:
         written[entry["Key"]] = client().get_object(Bucket="models", Key=entry["Key"])["Body"].read()
         written[f"metadata of {entry['Key']}"] = str(client().head_object(Bucket="models", Key=entry["Key"])).encode()
     captured = capfd.readouterr()
     written |= {"stdout": captured.out.encode(), "stderr": captured.err.encode()}
     assert len(written) > 30
-    for name, data in written.items():
-        for secret in PLANTED.values():
-            assert secret.encode() not in data, name
+    assert_no_secret(written)
