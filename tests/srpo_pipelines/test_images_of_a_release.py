@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import ir
+import jsonschema
 import pytest
 import yaml
 from planted import PLANTED, assert_no_secret, written_below
@@ -50,6 +52,26 @@ def test_every_container_gets_the_images_of_the_release(tmp_path):
     assert plain == release
 
 
+# The fields of Kubeflow's definitions (pipelines.kubeflow.org/v2beta1); those take others too, and drop them.
+TEXT, OBJECT = {"type": "string"}, {"type": "object", "minProperties": 1}
+FIELDS = {
+    "Pipeline": dict.fromkeys(("description", "displayName"), TEXT),
+    "PipelineVersion": {
+        **dict.fromkeys(("codeSourceURL", "description", "displayName", "pipelineName", "pipelineSpecURI"), TEXT),
+        **dict.fromkeys(("pipelineSpec", "platformSpec"), OBJECT),
+    },
+}
+
+
+def resource_schema(kind):
+    """The schema of a resource, with no field but the published ones."""
+    required = ["pipelineSpec", "platformSpec"] if kind == "PipelineVersion" else []
+    spec = OBJECT | {"properties": FIELDS[kind], "required": required, "additionalProperties": False}
+    version = {"const": "pipelines.kubeflow.org/v2beta1"}
+    parts = {"apiVersion": version, "kind": {"const": kind}, "metadata": OBJECT, "spec": spec}
+    return OBJECT | {"properties": parts, "required": list(parts), "additionalProperties": False}
+
+
 def test_manifests_hold_the_package_under_a_name_of_its_content(tmp_path):
     names = []
     for steps in ("demo", "flux1-dev-hpsv2", "demo"):
@@ -58,7 +80,10 @@ def test_manifests_hold_the_package_under_a_name_of_its_content(tmp_path):
         pipeline, version = yaml.safe_load_all((tmp_path / "align-manifests.yaml").read_text())
         spec, platform = ir.load(tmp_path / "align.yaml")
         assert (pipeline["kind"], version["kind"]) == ("Pipeline", "PipelineVersion")
-        assert {one["metadata"]["namespace"] for one in (pipeline, version)} == {"team"}
+        for resource in (pipeline, version):
+            jsonschema.Draft202012Validator(resource_schema(resource["kind"])).validate(resource)
+            assert resource["metadata"]["namespace"] == "team"
+            assert re.fullmatch("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", resource["metadata"]["name"])
         assert version["spec"]["pipelineName"] == pipeline["metadata"]["name"] == "align"
         assert version["spec"]["pipelineSpec"] == spec
         assert version["spec"]["platformSpec"] == platform
