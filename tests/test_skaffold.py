@@ -75,6 +75,14 @@ def test_it_builds_both_targets_of_the_dockerfile():
         assert docker["target"] in targets
 
 
+def test_both_images_are_told_the_commit():
+    dockerfile = (ROOT / "images/Dockerfile").read_text(encoding="utf-8")
+    for artifact in CONFIG["build"]["artifacts"]:
+        for name, value in artifact["docker"]["buildArgs"].items():
+            assert f"\nARG {name}=unknown\n" in dockerfile
+            assert value == f'{{{{default "unknown" .{name}}}}}'  # of Skaffold's own environment
+
+
 def test_the_folders_and_profiles_are_those_of_the_manifests():
     profiles = {profile["name"]: profile for profile in CONFIG["profiles"]}
     assert set(profiles) == {path.name for path in (ROOT / "manifests/overlays").iterdir()}
