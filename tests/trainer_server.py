@@ -70,7 +70,8 @@ class Cluster(http.server.ThreadingHTTPServer):
         self.pod, self.runtimes, self.jobs, self.pods, self.logs = launcher_pod(), {"srpo-train": RUNTIME}, {}, {}, {}
         self.requests = []  # (method, path, query, body)
         self.answers = {}  # (method, path) -> (status, body), in place of the usual ones
-        self.lingering = 0  # looks for which pods of a removed job are still there
+        # Pods of a removed job are still there for so many looks, and until this says that they have ended.
+        self.lingering, self.ended = 0, lambda: True
 
     @property
     def configuration(self):
@@ -109,7 +110,7 @@ class Cluster(http.server.ThreadingHTTPServer):
             wanted = query["labelSelector"][0].partition(",")[0].partition("=")[2]
             if wanted not in self.jobs and self.pods.get(wanted):
                 self.lingering -= 1
-                if self.lingering < 0:
+                if self.lingering < 0 and self.ended():
                     self.pods.pop(wanted)
             return 200, {"kind": "PodList", "items": self.pods.get(wanted, [])}
         if path.startswith(f"{CORE}/pods/") and name == "log":
@@ -178,6 +179,14 @@ class Processes:
                 cluster.end("Failed", "JobsFailed", "a job of the JobSet failed")
             elif None not in codes:
                 cluster.end("Complete", "AllJobsCompleted", "all jobs of the JobSet completed")
+
+    def ended(self):
+        """Whether no process runs any more; those that have ended make room for others."""
+        with self.lock:
+            if any(process.poll() is None for process in self.running.values()):
+                return False
+            self.running.clear()
+            return True
 
     def start(self, name, container):
         """The process of one pod."""

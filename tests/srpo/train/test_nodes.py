@@ -7,6 +7,7 @@ import sys
 import threading
 
 import pytest
+import torch.distributed as dist
 import trainer_server
 import yaml
 from kubeflow_trainer_api import models
@@ -14,7 +15,7 @@ from trainer_server import BORN, IMAGE, TRAINER, WORKFLOW
 
 from srpo.core.contracts.errors import InputError
 from srpo.train.config import Config
-from srpo.train.interruption import Heartbeat
+from srpo.train.interruption import Heartbeat, Interrupted, Interruption
 from srpo.train.run import run_ranks
 
 KEY = "a1" * 32
@@ -363,3 +364,18 @@ def test_a_launcher_that_is_killed_leaves_a_heartbeat_that_stops(cluster, state)
     assert heartbeat.stopped()
     (state / "heartbeat").unlink()
     assert heartbeat.stopped()
+
+
+def test_ranks_whose_launcher_is_gone_stop_together(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        now = [0.0]
+        interruption = Interruption(Heartbeat(tmp_path / "heartbeat", patience=100, clock=lambda: now[0]))
+        interruption.check()
+        now[0] = 101.0
+        with pytest.raises(Interrupted):
+            interruption.check()
+    finally:
+        dist.destroy_process_group()
+        signal.signal(signal.SIGTERM, before)
