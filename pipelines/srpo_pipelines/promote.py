@@ -23,6 +23,7 @@ def promote(
     release: str = "",
     gates: str = "",
     channel: str = "latest",
+    who: str = "",
     partial: bool = False,
     destination: str = "/workspace/artifacts",
     workspace: str = "/workspace",
@@ -35,6 +36,7 @@ def promote(
         release: Release to promote: its id; empty is the candidate
         gates: YAML file with gates and minimum_raters; empty for those that come with the stage
         channel: Channel to move if every gate holds
+        who: Who promotes, for the record; empty is not stated
         partial: Whether to take raters who stopped early, as far as they came
         destination: Folder or S3 URI that releases are published in
         workspace: Folder on the shared volume for results
@@ -45,6 +47,7 @@ def promote(
         release=release,
         gates=gates,
         channel=channel,
+        who=who,
         partial=partial,
         destination=destination,
         workspace=workspace,

@@ -64,7 +64,8 @@ def test_the_command_speaks_of_the_run_in_its_output(tmp_path):
     import argparse
 
     given = {"output": tmp_path, "ratings": ["a.json"], "study": None, "release": "", "destination": None}
-    found = parameters_of(argparse.Namespace(**given, channel="latest", gates=None, partial=False))
+    found = parameters_of(argparse.Namespace(**given, channel="latest", gates=None, partial=False, who="Ada"))
+    assert found.who == "Ada"
     assert found.study == str(tmp_path / "rating-key")
     assert found.destination == str(tmp_path)
     assert found.workspace == str(tmp_path / "workspace")

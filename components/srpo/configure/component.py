@@ -73,6 +73,7 @@ def configure_promotion(
     release: str,
     gates: str,
     channel: str,
+    who: str,
     partial: bool,
     destination: str,
     workspace: str,

@@ -22,6 +22,7 @@ class Promotion:
     release: str = described("", "Release to promote: its id; empty is the candidate")
     gates: str = described("", "YAML file with gates and minimum_raters; empty for those that come with the stage")
     channel: str = described("latest", "Channel to move if every gate holds")
+    who: str = described("", "Who promotes, for the record; empty is not stated")
     partial: bool = described(False, "Whether to take raters who stopped early, as far as they came")
     destination: str = described("/workspace/artifacts", "Folder or S3 URI that releases are published in")
     workspace: str = described("/workspace", "Folder on the shared volume for results")
@@ -39,7 +40,7 @@ def stage_configs(parameters: Promotion) -> dict[str, dict[str, Any]]:
             "study": parameters.study,
             "partial": parameters.partial,
         },
-        "decide": {name: getattr(parameters, name) for name in ("destination", "release", "channel", "gates")},
+        "decide": {name: getattr(parameters, name) for name in ("destination", "release", "channel", "gates", "who")},
     }
     return {stage: dataclasses.asdict(from_mapping(config, given[stage], stage)) for stage, config in PROMOTION.items()}
 

@@ -13,6 +13,7 @@ class Config:
     destination: str  # where releases are: a local folder, its file:// URI, or s3://bucket/prefix
     release: str = ""  # its id; "" is what the channel `candidate` points to
     channel: str = "latest"
+    who: str = ""  # who promotes, for the record; "" is not stated
     gates: str = ""  # YAML file with gates and minimum_raters; "" is the one beside this stage's code
 
     def __post_init__(self) -> None:

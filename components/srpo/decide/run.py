@@ -56,7 +56,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     results = judge(rules, manifest, read_evaluation(destination, manifest), said)
     failed = [result["condition"] for result in results if not result["passed"]]
     people = {name: said[name] for name in ("study", "mode", "prompts", "net_win")}
-    record = {"gates": results, "ratings": people | {"raters": len(said["used"])}}
+    record = {"who": config.who or "not stated", "gates": results, "ratings": people | {"raters": len(said["used"])}}
     if not failed:
         move_channel(destination, config.channel, release, record)
     now = read_channel(destination, config.channel)

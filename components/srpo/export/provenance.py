@@ -8,7 +8,7 @@ from typing import Any
 
 from srpo.core.contracts.sources import split_weight
 from srpo.core.execution.code import PACKAGE_ROOT
-from srpo.core.execution.stage import COMMIT_VARIABLE, image, read_manifest
+from srpo.core.execution.stage import COMMIT_VARIABLE, MANIFEST, image, read_manifest
 from srpo.core.storage.models import ModelEntry
 
 NOT_STATED = "not stated"
@@ -23,6 +23,14 @@ def stages(artifacts: dict[str, Path]) -> dict[str, dict[str, Any]]:
     kept = ("key", "config", "code", "versions", "image")
     manifests = [read_manifest(path) for path in artifacts.values()]
     return {manifest["stage"]: {key: manifest.get(key) for key in kept} for manifest in manifests}
+
+
+def before(artifacts: dict[str, Path], workspace: Path) -> dict[str, dict[str, Any]]:
+    """The same of the stages whose results went into those artifacts, as far as the workspace still has them."""
+    used = [key for path in artifacts.values() for key in (read_manifest(path).get("inputs") or {}).values()]
+    keys = sorted({key for key in used if isinstance(key, str)})  # (of samples there are several)
+    found = [place.parent for key in keys for place in sorted(workspace.glob(f"stages/*/{key}/*/{MANIFEST}"))]
+    return stages({str(place): place for place in found})
 
 
 def images(made: dict[str, dict[str, Any]]) -> dict[str, str | None]:

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +59,15 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     required(models, "reward")
     licences, data = provenance.licences(models), provenance.data(inputs.prompts, config.prompt_licences)
     checkpoint = read_json(inputs.checkpoint / "checkpoint.json", CHECKPOINT_KEYS)
-    made = provenance.stages(
-        {
-            "models": inputs.models,
-            "checkpoint": inputs.checkpoint,
-            "evaluation": inputs.evaluation,
-            "prompts": inputs.prompts,
-            **({"samples": inputs.samples[0]} if inputs.samples else {}),
-            **({"rating_page": inputs.rating_page} if inputs.rating_page else {}),
-        }
-    )
+    artifacts = {
+        "models": inputs.models,
+        "checkpoint": inputs.checkpoint,
+        "evaluation": inputs.evaluation,
+        "prompts": inputs.prompts,
+        **({"samples": inputs.samples[0]} if inputs.samples else {}),
+        **({"rating_page": inputs.rating_page} if inputs.rating_page else {}),
+    }
+    made = provenance.stages(artifacts)
 
     pairs = sample_pairs(inputs.samples, config.sample_prompts)
     single_files = context.state / "single_file"
@@ -87,18 +86,22 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
         )
 
     # The name comes from the content, so that the same run gives the same release and writes nothing twice.
-    configs = {stage: entry["config"] for stage, entry in made.items()}
     for name in ("shard", "shards"):  # the images are the same for any number
-        configs.get("sample", {}).pop(name, None)
+        made.get("sample", {"config": {}})["config"].pop(name, None)
+    configs = {stage: entry["config"] for stage, entry in made.items()}
     content = {item.path: item.sha256 for item in [*items, card("")]}
     release = f"{short_name(base.name)}-srpo-{digest_of({'files': content, 'config': configs})[:12]}"
     items.append(card(release))
 
+    # What an earlier stage left may be gone from the workspace; its settings are in the weights, so the name has them.
+    made = provenance.before(artifacts, context.workspace) | made
+    configs = {stage: entry["config"] for stage, entry in made.items()}
+    own = {name: value for name, value in asdict(config).items() if name != "destination"}
     manifest = {
         "base_model": provenance.base_model(base),
         "candidate": not refusal,
         "checkpoint": {key: value for key, value in checkpoint.items() if key not in ("weights", "files")},
-        "config": configs,
+        "config": configs | {"export": own},
         "data": data,
         "evaluation": {key: evaluation[key] for key in ("before", "after", "delta", "verdict", "gates", "passed")},
         "formats": list(config.formats),

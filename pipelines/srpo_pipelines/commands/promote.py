@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--release", default="", metavar="ID", help="the release (default: the candidate)")
     parser.add_argument("--destination", metavar="DEST", help="where releases are, a folder or S3 (default: the run's)")
     parser.add_argument("--channel", default="latest", metavar="NAME", help="channel to move (default: latest)")
+    parser.add_argument("--who", metavar="NAME", help="who, for the record (default: the login name)")
     parser.add_argument("--gates", metavar="FILE", help="YAML file of gates (default: those of the stage `decide`)")
     parser.add_argument("--partial", action="store_true", help="take raters who stopped early, as far as they came")
 
@@ -67,6 +68,7 @@ def parameters(args: argparse.Namespace) -> Any:
     """
     from srpo.configure.promotion import Promotion
     from srpo.core.contracts.errors import InputError
+    from srpo_pipelines.commands.releases import login
     from srpo_pipelines.summary import RATING_KEY
 
     folder = args.output.absolute()
@@ -80,6 +82,7 @@ def parameters(args: argparse.Namespace) -> Any:
         release=args.release,
         gates=str(Path(args.gates).absolute()) if args.gates else "",
         channel=args.channel,
+        who=args.who or login(),
         partial=args.partial,
         destination=args.destination or str(folder),
         workspace=str(folder / "workspace"),

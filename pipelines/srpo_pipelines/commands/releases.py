@@ -61,7 +61,7 @@ def roll_back(args: argparse.Namespace) -> None:
     from srpo.core.storage.consumers import rollback
 
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    record = {"action": "rollback", "who": args.who or _login(), "reason": args.reason, "time": now}
+    record = {"action": "rollback", "who": args.who or login(), "reason": args.reason, "time": now}
     print(f"{args.channel}: {rollback(args.destination, args.channel, record)}")
 
 
@@ -84,7 +84,8 @@ def prune_old(args: argparse.Namespace) -> None:
         print("nothing was removed: give --apply to do it")
 
 
-def _login() -> str:
+def login() -> str:
+    """The name of who is at work here, for records."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a user without a name, as in many pods

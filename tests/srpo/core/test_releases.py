@@ -156,7 +156,8 @@ def test_a_promotion_is_a_record_that_the_channel_points_to(destination, items):
     assert not move_channel(destination, "latest", "a-1", record)
     pointer = read_channel(destination, "latest")
     stored = read_record(destination, pointer["record"])
-    assert stored == record | {"schema": "srpo.promotion/1", "channel": "latest", "release": "a-1"}
+    facts = {"schema": "srpo.promotion/1", "channel": "latest", "release": "a-1", "time": pointer["time"]}
+    assert stored == record | facts
     assert pointer["history"][-1]["record"] == pointer["record"]
     assert move_channel(destination, "latest", "a-1", record | {"who": "Grace"})
     assert len(read_channel(destination, "latest")["history"]) == 2

@@ -90,12 +90,14 @@ def unsure(item, dimension):
 
 
 def test_every_gate_holds_and_latest_moves_with_its_record(scene):
-    decision = scene.promote(scene.rate(better))
+    decision = scene.promote(scene.rate(better), who="Ada")
     assert decision["promoted"] is True
     assert all(gate["passed"] for gate in decision["gates"])
     assert scene.latest == "r1"
     record = read_record(scene.destination, read_channel(scene.destination, "latest")["record"])
     assert record["ratings"]["raters"] == 3
+    assert record["who"] == "Ada"
+    assert record["time"] == read_channel(scene.destination, "latest")["time"]
     assert [gate["condition"] for gate in record["gates"]] == [gate["condition"] for gate in decision["gates"]]
 
 

@@ -3,6 +3,7 @@
 import pytest
 from test_promote import Scene, better, unsure
 
+from srpo.core.storage.releases import read_channel, read_record
 from srpo_pipelines.cli import main
 
 pytestmark = pytest.mark.real
@@ -19,12 +20,14 @@ def test_people_decide(tmp_path, capsys):
     assert "r1: not promoted; latest points to nothing" in shown
     assert scene.latest is None
 
-    assert main([*command, "--ratings", *scene.rate(better)]) == 0
+    assert main([*command, "--ratings", *scene.rate(better), "--who", "Grace"]) == 0
     shown = capsys.readouterr().out
     assert "FAILED" not in shown
     assert "r1: promoted; latest points to r1" in shown
     assert "people: 3 raters, 12 prompts" in shown
     assert scene.latest == "r1"
+    record = read_record(scene.destination, read_channel(scene.destination, "latest")["record"])
+    assert record["who"] == "Grace"
 
     (tmp_path / "cut.json").write_text("{")
     assert main([*command, "--ratings", str(tmp_path / "cut.json")]) == 2

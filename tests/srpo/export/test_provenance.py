@@ -143,3 +143,30 @@ def test_an_artifact_says_which_image_it_was_made_in_and_claims_none_otherwise(
         monkeypatch.setenv(name, value)
     made = TinyRun(tmp_path).stage("prepare_prompts", {}, (), ("prompts",))["prompts"]
     assert read_manifest(made)["image"] == recorded
+
+
+def test_the_settings_of_earlier_stages_are_found_by_their_keys(finished):
+    """Embeddings and text features are no inputs of an export; their stages' settings belong to the release."""
+    alone, _ = finished.export()
+    inputs = finished.write()
+    change(inputs["checkpoint"] / "manifest.json", inputs={"text_features": "k1", "prompts": "key-prompts"})
+    finished.write = lambda: inputs
+    made = {
+        "schema": "srpo.artifact/1",
+        "artifact": "text_features",
+        "stage": "cache_rewards",
+        "key": "k1",
+        "files": [],
+    }
+    words = {"positive_words": ["Real"], "seed": 3}
+    folder = finished.workspace / "stages/cache_rewards/k1/text_features"
+    write_json(folder / "manifest.json", made | {"config": words, "code": "c", "versions": {}})
+    (finished.destination / "releases" / alone["id"]).rename(finished.destination / "aside")
+    result, _ = finished.export()
+    assert result["id"] == alone["id"], "that the workspace still has them is nothing of the model"
+    manifest = releases.read_release(finished.destination, result["id"])
+    assert manifest["config"]["cache_rewards"] == words
+    assert manifest["seeds"]["cache_rewards"] == 3
+    assert manifest["stages"]["cache_rewards"]["key"] == "k1"
+    assert manifest["config"]["export"]["sample_prompts"] == 4
+    assert "destination" not in manifest["config"]["export"]

@@ -252,8 +252,8 @@ def move_channel(
 ) -> bool:
     """Point ``channel`` to a whole release of this destination; False when it points there already.
 
-    ``record`` says why (ratings, gates, who, when). It is written first, under a name made from its content, then the
-    move's line of history, then the pointer: whoever is killed in between leaves the channel where it was.
+    ``record`` says why (ratings, gates, who; when is added). It is written first, under a name made from its content,
+    then the move's line of history, then the pointer: whoever is killed in between leaves the channel where it was.
 
     Raises:
         InputError: the release is not whole.
@@ -265,14 +265,15 @@ def move_channel(
         named = _record_name(channel, release, record) if record is not None else None
         if before is not None and before["release"] == release and named in (None, before.get("record")):
             return False
-        if record is not None and named is not None:
-            store.write(named, _json({**record, "schema": PROMOTION_SCHEMA, "channel": channel, "release": release}))
         move = {
             "release": release,
             "digest": manifest["digest"],
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "record": named,
         }
+        if record is not None and named is not None and store.read(named) is None:
+            facts = {"schema": PROMOTION_SCHEMA, "channel": channel, "release": release}
+            store.write(named, _json({"time": move["time"], **record, **facts}))
         # Numbered, since clocks differ; two moves at once take the same number and both stay.
         folder = f"channels/{channel}/history"
         number = max((int(file[:6]) for file in store.files(folder) if file[:6].isdigit()), default=0) + 1
