@@ -37,6 +37,7 @@ def align(
     resolution: int = 32,
     seed: int = 0,
     gpus: int = 0,
+    gpu_type: str = "nvidia.com/gpu",
     num_nodes: int = 1,
     sample_shards: int = 2,
     destination: str = "/workspace/artifacts",
@@ -58,6 +59,7 @@ def align(
         resolution: Height and width of images in pixels, in training and in sampling
         seed: Seed of everything random in the run
         gpus: GPUs of a training pod; 0 trains on CPU
+        gpu_type: Kubernetes' name of the GPUs: nvidia.com/gpu, amd.com/gpu, a MIG slice
         num_nodes: Training pods, each with `gpus` GPUs; several are a Kubeflow TrainJob
         sample_shards: Pods that sample in parallel, one GPU each
         destination: Folder that releases are published in
@@ -78,6 +80,7 @@ def align(
         resolution=resolution,
         seed=seed,
         gpus=gpus,
+        gpu_type=gpu_type,
         num_nodes=num_nodes,
         sample_shards=sample_shards,
         destination=destination,
@@ -88,8 +91,8 @@ def align(
     )
     place(configured, "configure", "Check the settings")
     config = configured.outputs
-    one_gpu = GpuNodes(config["stage_gpus"], node_selector, tolerations)
-    all_gpus = GpuNodes(config["train_gpus"], config["train_selector"], config["train_tolerations"])
+    one_gpu = GpuNodes(config["stage_gpus"], gpu_type, node_selector, tolerations)
+    all_gpus = GpuNodes(config["train_gpus"], gpu_type, config["train_selector"], config["train_tolerations"])
 
     base = fetch_base(config=config["fetch_base"], workspace=workspace)
     place(base, "fetch_base", "Fetch the base model")

@@ -12,7 +12,7 @@ from typing import Any
 from srpo.configure.parameters import Parameters, stage_configs
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage import s3
-from srpo_pipelines.resources import ENVIRONMENT, GPU_TYPE, PODS, VOLUME
+from srpo_pipelines.resources import ENVIRONMENT, PODS, VOLUME
 
 APPLY = "kubectl apply --namespace {namespace} --kustomize manifests/base"
 # What `srpo-runner` must be allowed (manifests/base/role.yaml): verb, group, resource, name.
@@ -256,8 +256,8 @@ def check_nodes(cluster: Cluster, parameters: Parameters) -> Iterator[Finding]:
         said = f"{len(matching)} match, none takes our pods (taints: {', '.join(taints) or 'none'})"
         yield Finding("fail", "nodes", said, "set tolerations for the taints, or uncordon a node")
         return
-    counts = [int((node.status.allocatable or {}).get(GPU_TYPE, 0)) for node in open_to_us]
-    said = f"{len(open_to_us)} of {len(nodes)} can take our pods; the largest has {max(counts)} {GPU_TYPE}"
+    counts = [int((node.status.allocatable or {}).get(parameters.gpu_type, 0)) for node in open_to_us]
+    said = f"{len(open_to_us)} of {len(nodes)} can take our pods; the largest has {max(counts)} {parameters.gpu_type}"
     room = sum(count // parameters.gpus for count in counts)  # pods of training that fit, were nothing else there
     if not room:
         mend = f"gpus is {parameters.gpus}: a training pod must fit on one node (is the device plugin running?)"

@@ -6,7 +6,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from srpo.core.execution.stage import IMAGE_VARIABLE
-from srpo_pipelines.resources import CACHE, ENVIRONMENT, GPU_TYPE, LABELS, MOUNT, PODS, USER, VARIABLES, VOLUME, images
+from srpo_pipelines.resources import CACHE, ENVIRONMENT, LABELS, MOUNT, PODS, USER, VARIABLES, VOLUME, images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,6 +14,7 @@ class GpuNodes:
     """The pipeline parameters (or outputs of tasks) that say which nodes the GPU stages run on."""
 
     count: Any  # text: Kubeflow drops a limit that is a number; "0" asks for no GPU
+    type: Any  # the resource that they are
     node_selector: Any
     tolerations: Any
 
@@ -48,8 +49,8 @@ def place(task: dsl.PipelineTask, stage: str, title: str, gpu: GpuNodes | None =
     if pod.shared_memory:
         kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=pod.shared_memory)
     if gpu is not None:
-        task.set_accelerator_type(GPU_TYPE).set_accelerator_limit(gpu.count)
-        task.register_pipeline_channels([gpu.count])  # else the compiler cannot find it from inside the loop
+        task.set_accelerator_type(gpu.type).set_accelerator_limit(gpu.count)
+        task.register_pipeline_channels([gpu.type, gpu.count])  # else the compiler misses them inside the loop
         kubernetes.add_node_selector_json(task, gpu.node_selector)
         kubernetes.add_toleration_json(task, gpu.tolerations)
     return task

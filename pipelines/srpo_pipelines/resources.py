@@ -8,7 +8,6 @@ import dataclasses
 from functools import cache
 from importlib import resources
 
-GPU_TYPE = "nvidia.com/gpu"
 VOLUME = "srpo-workspace"  # the PersistentVolumeClaim that all stages of a run share
 MOUNT = "/workspace"
 CACHE = "/cache"  # what libraries compile and download at run time; the rest of an image's file system is never written

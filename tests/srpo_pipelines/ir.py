@@ -8,7 +8,7 @@ import yaml
 
 PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
 # Inputs that the compiler itself adds to a task whose resources come from parameters; no component defines them.
-RESOURCES = {"accelerator_count"}
+RESOURCES = {"accelerator_count", "accelerator_type"}
 
 
 def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

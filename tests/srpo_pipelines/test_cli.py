@@ -38,6 +38,7 @@ def refused(capsys, *arguments):
         ("learning_rate=nan", "learning_rate is nan"),
         ("train.margin=[", "it is not valid YAML"),
         ("sample_shards=0", "sample_shards is 0"),
+        ("gpu_type=gpu", "gpu_type is 'gpu': it must be a resource of nodes, as nvidia.com/gpu"),
         ("num_nodes=0", "num_nodes is 0"),
         ("num_nodes=2", "num_nodes is 2: it must be 1 on one machine"),
         ("tolerations=7", "tolerations is 7"),

@@ -262,6 +262,14 @@ def test_nodes_that_cannot_take_the_run(capsys, kubernetes, nodes, said):
     assert said in lines["nodes"]
 
 
+def test_gpus_of_another_kind_are_counted_by_their_name(capsys, kubernetes):
+    allocatable = {"nvidia.com/gpu": "8", "nvidia.com/mig-3g.40gb": "4"}
+    kubernetes.there["/api/v1/nodes"]["items"][1]["status"]["allocatable"] = allocatable
+    _, lines, _ = examined(capsys, kubernetes, *GPUS, "--set", "gpu_type=nvidia.com/mig-3g.40gb")
+    assert lines["nodes"].startswith("fail")
+    assert "the largest has 4 nvidia.com/mig-3g.40gb" in lines["nodes"]
+
+
 def test_without_gpus_no_node_is_looked_at(capsys, kubernetes):
     kubernetes.there["/api/v1/nodes"]["items"] = []
     assert examined(capsys, kubernetes, "--recipe", "demo")[0] == 0

@@ -20,6 +20,7 @@ def configure(
     resolution: int,
     seed: int,
     gpus: int,
+    gpu_type: str,
     num_nodes: int,
     sample_shards: int,
     destination: str,

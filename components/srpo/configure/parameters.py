@@ -6,6 +6,7 @@ Everything else is a setting of one stage and goes into ``overrides``, by stage 
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,9 @@ STAGES: dict[str, type[Any]] = {
 }
 
 
+RESOURCE = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"  # a name of Kubernetes' for one
+
+
 def described(default: Any, description: str) -> Any:
     """A field with a default and the description that the UI and ``--help`` show."""
     if isinstance(default, (dict, list)):
@@ -61,6 +65,9 @@ class Parameters:
     resolution: int = described(32, "Height and width of images in pixels, in training and in sampling")
     seed: int = described(0, "Seed of everything random in the run")
     gpus: int = described(0, "GPUs of a training pod; 0 trains on CPU")
+    gpu_type: str = described(
+        "nvidia.com/gpu", "Kubernetes' name of the GPUs: nvidia.com/gpu, amd.com/gpu, a MIG slice"
+    )
     num_nodes: int = described(1, "Training pods, each with `gpus` GPUs; several are a Kubeflow TrainJob")
     sample_shards: int = described(2, "Pods that sample in parallel, one GPU each")
     destination: str = described("/workspace/artifacts", "Folder that releases are published in")
@@ -73,6 +80,8 @@ class Parameters:
         for name in ("steps", "batch_size", "resolution"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         require(self.gpus >= 0, "gpus", self.gpus, "a whole number of at least 0")
+        accepted = "a resource of nodes, as nvidia.com/gpu or nvidia.com/mig-3g.40gb"
+        require(bool(re.fullmatch(RESOURCE, self.gpu_type)), "gpu_type", self.gpu_type, accepted)
         require(self.num_nodes >= 1, "num_nodes", self.num_nodes, "a whole number of at least 1")
         require(self.sample_shards >= 1, "sample_shards", self.sample_shards, "a whole number of at least 1")
         for name, value in self.node_selector.items():
@@ -142,6 +151,6 @@ def placement(parameters: Parameters) -> dict[str, Any]:
     nodes = parameters.num_nodes
     given: dict[str, Any] = {"processes": parameters.gpus * nodes} if parameters.gpus else {}
     if nodes > 1:
-        where = {"node_selector": parameters.node_selector, "tolerations": parameters.tolerations}
-        given = {"processes": nodes, "nodes": nodes, **where} | given
+        given = {"processes": nodes, "nodes": nodes} | given
+        given |= {name: getattr(parameters, name) for name in ("gpu_type", "node_selector", "tolerations")}
     return given

@@ -87,6 +87,7 @@ class Config:
     deadline: int = place(48 * 3600)  # seconds that the job may run
     node_cpu: str = place("16")  # of each pod, as request and limit
     node_memory: str = place("128Gi")
+    gpu_type: str = place("nvidia.com/gpu")  # as the resource is called
     node_selector: dict[str, str] = place({})
     tolerations: list[Any] = place([])
 

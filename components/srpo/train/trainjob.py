@@ -16,7 +16,6 @@ from srpo.train.launcher import ERROR, HEARTBEAT, RESULT, SHUTDOWN, TERMINATED, 
 
 GROUP, VERSION, JOBS = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 QUEUE = "kueue.x-k8s.io/queue-name"
-GPU = "nvidia.com/gpu"
 LABELS = {"app.kubernetes.io/name": "srpo", "app.kubernetes.io/part-of": "srpo", "app.kubernetes.io/component": "train"}
 STEP = "node-0"  # the pod of rank 0, whose log is passed on
 
@@ -93,7 +92,7 @@ class TrainJob:
             (self.state / leftover).unlink(missing_ok=True)
         (image,) = {one.image for one in pod.spec.containers if one.name == "main"}  # Argo's name for what it runs
         ranks = config.processes // config.nodes
-        gpus = {GPU: str(ranks)} if config.device == "cuda" else {}
+        gpus = {config.gpu_type: str(ranks)} if config.device == "cuda" else {}
         queue = {QUEUE: config.queue} if config.queue else {}
         try:
             self.trainer.train(

@@ -1,5 +1,6 @@
 """Several nodes: the real TrainerClient against a server that plays a cluster, down to ranks that really train."""
 
+import dataclasses
 import itertools
 import signal
 import subprocess
@@ -132,6 +133,13 @@ def test_the_roles_allow_what_is_asked_and_nothing_more(cluster, state):
 
     assert used == {*granted("several-nodes/role.yaml"), ("", "pods", "get")}
     assert ("", "pods", "get") in set(granted("base/role.yaml"))
+
+
+def test_gpus_are_asked_for_by_the_name_of_the_run(cluster, state):
+    cluster.then = looks(well(state))
+    run_ranks(dataclasses.replace(CONFIG, gpu_type="nvidia.com/mig-3g.40gb"), state)
+    (job,) = cluster.asked("POST")
+    assert job["spec"]["trainer"]["resourcesPerNode"]["limits"]["nvidia.com/mig-3g.40gb"] == "8"
 
 
 def test_without_a_queue_and_gpus_the_job_asks_for_none(cluster, state):
