@@ -202,6 +202,9 @@ def progress_of(progress: Callable[..., None], name: str, before: int, total: in
 
 def source_of(found: Found) -> str:
     """Where the model came from, for a reader: remote sources with their revision, folders by name only."""
+    release = release_of(found.entry)
+    if release is not None and release["uri"] is None:
+        return f"the release {release['id']}"
     parts = zip(found.entry.parts, found.parts, strict=True)
     return ", ".join(
         "a folder" if part.folder else f"{part.source.partition('@')[0]}{f'@{revision}' if revision else ''}"

@@ -76,6 +76,7 @@ def test_what_a_release_passes_on(destination, tmp_path):
     assert (base.licence, base.commercial_use) == ("Some-Licence", False)
     assert base.release["licences"] == LICENCES
     assert base.release["data"] == [{"name": "set", "licence": "CC0-1.0"}]
+    assert base.source.startswith("s3://models/tiny/releases/" if "://" in destination else f"the release {base.name}")
     assert base.release["uri"] == (f"{destination}/releases/{base.name}" if "://" in destination else None)
     # It is still the tiny model, so its independent judge goes on judging it.
     assert models["judge"].name == "tiny-judge"
@@ -129,6 +130,22 @@ def test_the_folder_of_a_release_and_its_pipeline_are_that_release(tmp_path):
     for name in (where, f"{where}/model", f"{where}/"):
         assert fetch(tmp_path / "run", name)[1]["base"].release["id"] == "tiny-srpo-000000000001"
     assert fetch(tmp_path / "run", str(BASE))[1]["base"].release is None
+
+
+@pytest.mark.real
+def test_from_a_real_server_and_mended_from_there(s3_server, tmp_path, monkeypatch):
+    """Swift: the release is fetched through the channel; what was damaged in the cache is fetched again."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    place = f"s3://{s3_server.bucket()}/a prefix ü"
+    publish_tiny(place, "tiny-srpo-000000000001")
+    move_channel(place, "latest", "tiny-srpo-000000000001")
+    key, models = fetch(tmp_path / "run", f"{place}@latest")
+    weights = models["base"].folder / "vae/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(b"damaged")
+    again, models = fetch(tmp_path / "run", f"{place}@latest")
+    assert again == key
+    assert weights.read_bytes() == (BASE / "vae/diffusion_pytorch_model.safetensors").read_bytes()
 
 
 def test_offline_a_channel_in_s3_is_not_asked():
