@@ -150,3 +150,14 @@ def test_gpu_components_run_in_their_image_on_a_cpu_build_of_torch(engine, gpu, 
         run_task(engine, gpu, finished, spec, name, shared, given)
     compile_something = "import torch; print(torch.compile(lambda x: x.sin() + 1)(torch.zeros(3)).tolist())"
     assert "[1.0, 1.0, 1.0]" in engine.run(gpu, "python3", "-c", compile_something)
+
+
+def test_the_gpu_image_can_start_several_nodes(engine, gpu):
+    """Kubeflow's client comes with packages of its own, which must agree with the stages'."""
+    code = (
+        "from pathlib import Path\n"
+        "from kubernetes.client import Configuration\n"
+        "from srpo.train.trainjob import TrainJob\n"
+        "print(TrainJob(Configuration(), 'team', 'job', Path('/tmp')).trainer.backend.namespace)"
+    )
+    assert engine.run(gpu, "python3", "-c", code).split() == ["team"]
