@@ -1,6 +1,5 @@
-"""One Kubeflow TrainJob: made, read and removed by Kubeflow's client, and what that cannot do by Kubernetes' own."""
+"""One Kubeflow TrainJob: made and read by Kubeflow's client, and what that cannot do is done by Kubernetes' own."""
 
-import contextlib
 import json
 import logging
 import re
@@ -45,7 +44,7 @@ class TrainJob:
         api = client.ApiClient(configuration)
         self.core, self.custom = client.CoreV1Api(api), client.CustomObjectsApi(api)
         self.namespace, self.name, self.state = namespace, name, state
-        self.looks = 0
+        self.looks, self.complaint = 0, ""
         self.printed: dict[str, int] = {}  # lines of each pod's log that were passed on
 
     def own_pod(self, name: str) -> Any:
@@ -161,9 +160,7 @@ class TrainJob:
 
     def pass_on(self) -> None:
         """Print what is new in the log of rank 0's pod; a log that cannot be read now is read next time."""
-        from kubernetes.client import ApiException
-
-        with contextlib.suppress(RuntimeError, TimeoutError, ApiException):
+        try:
             for step in self.trainer.get_job(self.name).steps:
                 if step.name == STEP and step.status != "Pending":
                     lines = self.log(step.pod_name)
@@ -171,6 +168,11 @@ class TrainJob:
                     for line in lines[before if before <= len(lines) else 0 :]:  # fewer: the node began another file
                         print(line, flush=True)
                     self.printed[step.pod_name] = len(lines)
+            self.complaint = ""
+        except Exception as error:  # of either client, or of what lies below them
+            if said(error) != self.complaint:
+                self.complaint = said(error)
+                self.say(f"runs on, but its log cannot be read: {self.complaint}")
 
     def log(self, pod: str) -> list[str]:
         """The whole lines of a pod's log as they are: the client makes another text of one line of JSON."""
@@ -199,12 +201,16 @@ class TrainJob:
         return list(self.core.list_namespaced_pod(self.namespace, label_selector=selector).items)
 
     def delete(self) -> None:
-        """Remove the job; what stands in the way is said, and is no failure of the training."""
+        """Remove the job; what stands in the way is said, and is no failure of the training.
+
+        Kubeflow's client would remove the job at once and its pods behind it. In the foreground the job is seen, as one
+        that is going, until its last pod has gone.
+        """
         try:
-            self.trainer.delete_job(self.name)
-        except (RuntimeError, TimeoutError) as error:
+            self.custom.delete_namespaced_custom_object(*self.where(), self.name, propagation_policy="Foreground")
+        except Exception as error:
             if status_of(error) != 404:
-                self.say(f"could not be deleted ({error}): kubectl delete trainjob {self.name}")
+                self.say(f"could not be deleted ({said(error)}): kubectl delete trainjob {self.name}")
 
     def pause(self) -> None:
         """Wait a little, and let the ranks see that somebody waits for them."""
