@@ -3,7 +3,7 @@
 ``python benchmarks/large_release.py --gigabytes 24 --output benchmarks/results/large_release.json`` makes a
 transformer of FLUX.1-dev's width with as many blocks as fit, and an adapter, and runs the stage itself: proof tensor
 by tensor, single file, its check, publication into a folder. The limit is on what the process may allocate
-(RLIMIT_DATA), so one copy of a tensor too many fails. The model's files are sparse, zeros but for the beginning of
+(RLIMIT_DATA), and more fails. The model's files are sparse, zeros but for the beginning of
 each tensor; what is written is whole. Disk: twice the model.
 """
 
