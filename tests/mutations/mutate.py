@@ -54,15 +54,15 @@ MUTATIONS = (
     Mutation(
         "swap C1 and C2 in the step",
         STEP,
-        "branch_reward(estimate.branch, features, wanted, other, k",
-        "branch_reward(estimate.branch, features, other, wanted, k",
+        "branch_reward(inverted, features, wanted, other, k",
+        "branch_reward(inverted, features, other, wanted, k",
         PUBLISHED,
     ),
     Mutation(
         "inversion wants the positive word",
         REWARD,
-        "relative_reward(image, negative, positive, k, form)",
-        "relative_reward(image, positive, negative, k, form)",
+        "    swap = inverted[:, None]",
+        "    swap = torch.zeros_like(inverted)[:, None]",
         "core/test_relative_reward.py::test_the_inversion_swaps_the_words",
     ),
     Mutation(
@@ -152,8 +152,8 @@ MUTATIONS = (
     Mutation(
         "forget the late weight",
         ESTIMATES,
-        "if config.late_weighting else one",
-        "if False else one",
+        "if config.late_weighting else one[0]",
+        "if False else one[0]",
         "train/test_step.py::test_the_late_weight_scales_the_gradient",
     ),
     Mutation(

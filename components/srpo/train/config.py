@@ -72,7 +72,7 @@ class Config:
     # How it runs.
     device: Literal["auto", "cpu", "cuda"] = "auto"
     processes: int = 1  # ranks: the GPUs of all pods, or processes on a CPU
-    micro_batch_size: int = 4  # samples a forward
+    micro_batch_size: int = 4  # rows a forward: samples; in a gradient pass samples x branches x injections
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     gradient_checkpointing: bool = True
     checkpoint_every: int = 5

@@ -1,7 +1,6 @@
 """The estimates of the clean latent that a step scores: one model call with gradient each, by method."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -14,11 +13,20 @@ from srpo.train.config import Config
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
-    """One gradient pass over a micro-batch of B samples."""
+class Row:
+    """One estimate of one sample: what a gradient pass holds many of."""
 
-    branch: str  # "denoise" or "inversion": which of the two texts is wanted
-    x0_hat: Tensor  # the estimate, packed [B, N, C], with gradient
+    place: int  # of the sample among those that were rolled out together
+    sample: int  # its number within the global batch: with seed and step it decides everything random
+    draw: int = 0  # which injection, or which draw of DRaFT-LV
+    inverted: bool = False  # of the inversion branch, where the other text is wanted
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """One gradient pass over B rows."""
+
+    x0_hat: Tensor  # the estimates, packed [B, N, C], with gradient
     k: Tensor  # discount of the reward, [B]
     weight: Tensor  # multiplier of the reward (lambda), [B]
 
@@ -28,71 +36,69 @@ def needs_rollout(config: Config) -> bool:
     return config.method in ("direct_align", "draft_lv")
 
 
-def passes(config: Config) -> int:
-    """Gradient passes for one rollout: a step's loss is their mean."""
-    if config.method == "direct_align":
-        return config.injections * (2 if config.branches == "both" else 1)
-    return config.draft_lv_draws if config.method == "draft_lv" else 1
+def rows_of(config: Config, samples: list[int]) -> list[Row]:
+    """Every row of ``samples`` that were rolled out together: a sample's loss is the mean over its rows."""
+    if config.method != "direct_align":
+        number = config.draft_lv_draws if config.method == "draft_lv" else 1
+        return [Row(place, sample, draw) for draw in range(number) for place, sample in enumerate(samples)]
+    return [
+        Row(place, sample, injection, branch == "inversion")
+        for injection in range(config.injections)
+        for branch in ("denoise", "inversion")
+        if config.branches in ("both", branch)
+        for place, sample in enumerate(samples)
+    ]
 
 
-def estimates(
-    config: Config,
-    velocity: Velocity,
-    sigmas: Tensor,
-    x0: Tensor | None,
-    noise: Tensor,
-    step: int,
-    samples: list[int],
-) -> Iterator[Estimate]:
-    """The gradient passes of the samples ``samples`` in step number ``step``, each computed when it is asked for.
+def estimate(
+    config: Config, velocity: Velocity, sigmas: Tensor, x0: Tensor | None, noise: Tensor, step: int, rows: list[Row]
+) -> Estimate:
+    """One gradient pass: the estimates of ``rows`` in step number ``step`` (from 0).
 
     Args:
         config: the run's settings.
-        velocity: the model for the plain prompts, at the gradient step's guidance.
+        velocity: the model for the rows' plain prompts, at the gradient step's guidance.
         sigmas: the sampler's schedule, which the baselines roll out along.
-        x0: clean latents ``[B, N, C]``, for the methods that need them.
+        x0: clean latents of the rows ``[B, N, C]``, for the methods that need them.
         noise: the noise that they were rolled out from, ``[B, N, C]``.
         step: from 0.
-        samples: numbers within the global batch: with seed and step they decide everything random.
+        rows: what to estimate.
     """
-    none, one = torch.zeros(len(samples)), torch.ones(len(samples))
+    none, one = torch.zeros(len(rows)), torch.ones(len(rows))
     if config.method == "refl":
         first = int((1 - config.refl_window) * config.rollout_steps)
         stop = int(torch.randint(first, config.rollout_steps, (), generator=draws.generator(config.seed, "refl", step)))
-        yield Estimate("denoise", refl(velocity, noise, sigmas, stop), none, one)
-    elif config.method == "draft":
-        yield Estimate("denoise", draft(velocity, noise, sigmas, config.draft_steps), none, one)
-    elif config.method == "draft_lv":
-        assert x0 is not None
-        for draw in range(config.draft_lv_draws):
-            again = fresh_noise(noise, config.seed, step, draw, samples)
-            yield Estimate("denoise", draft_lv(velocity, x0, again, sigmas[-2]), none, one)
-    else:
-        assert x0 is not None
-        for injection in range(config.injections):
-            high, low = interval(config, step, injection, samples)
-            for branch, k_ends in (("denoise", config.k_denoise), ("inversion", config.k_inversion)):
-                if config.branches in ("both", branch):
-                    start, end = branch_sigmas(branch, high, low, config.matched_destination)
-                    lower = torch.minimum(start, end)
-                    k = discount(lower, config.sigma_low, config.sigma_high, *k_ends)
-                    weight = late_weight(lower, config.sigma_low, config.sigma_high) if config.late_weighting else one
-                    yield Estimate(branch, direct_align(velocity, x0, noise, start.to(x0), end.to(x0)), k, weight)
+        return Estimate(refl(velocity, noise, sigmas, stop), none, one)
+    if config.method == "draft":
+        return Estimate(draft(velocity, noise, sigmas, config.draft_steps), none, one)
+    assert x0 is not None
+    if config.method == "draft_lv":
+        again = fresh_noise(noise, config.seed, step, rows)
+        return Estimate(draft_lv(velocity, x0, again, sigmas[-2]), none, one)
+    sigma_range, sigmas_of_rows, discounts, weights = (config.sigma_low, config.sigma_high), [], [], []
+    for row in rows:
+        high, low = interval(config, step, row.draw, row.sample)
+        branch, k_ends = ("inversion", config.k_inversion) if row.inverted else ("denoise", config.k_denoise)
+        start, end = branch_sigmas(branch, high, low, config.matched_destination)
+        lower = torch.minimum(start, end)
+        sigmas_of_rows.append(torch.stack((start, end)))
+        discounts.append(discount(lower, *sigma_range, *k_ends))
+        weights.append(late_weight(lower, *sigma_range) if config.late_weighting else one[0])
+    start, end = torch.stack(sigmas_of_rows, 1)
+    x0_hat = direct_align(velocity, x0, noise, start.to(x0), end.to(x0))
+    return Estimate(x0_hat, torch.stack(discounts), torch.stack(weights))
 
 
-def interval(config: Config, step: int, injection: int, samples: list[int]) -> tuple[Tensor, Tensor]:
-    """``(high, low)`` sigmas of the samples, each float64 ``[B]``: one interval a step, or one a sample."""
+def interval(config: Config, step: int, injection: int, sample: int) -> tuple[Tensor, Tensor]:
+    """``(high, low)`` sigmas of a sample, float64 scalars: one interval a step and injection, or one a sample."""
     grid = training_sigmas(config.sigma_low, config.sigma_high, config.sigma_bins)
-    ends = []
-    for sample in samples:
-        parts = (step, injection, sample) if config.interval_per_sample else (step, injection)
-        generator = draws.generator(config.seed, "interval", *parts)
-        ends.append(draw_interval(grid, config.interval_bins, generator))
-    high, low = torch.tensor(ends, dtype=torch.float64).unbind(1)
+    parts = (step, injection, sample) if config.interval_per_sample else (step, injection)
+    ends = draw_interval(grid, config.interval_bins, draws.generator(config.seed, "interval", *parts))
+    high, low = torch.tensor(ends, dtype=torch.float64)
     return high, low
 
 
-def fresh_noise(like: Tensor, seed: int, step: int, draw: int, samples: list[int]) -> Tensor:
+def fresh_noise(like: Tensor, seed: int, step: int, rows: list[Row]) -> Tensor:
     """Noise of its own for each sample and draw, of the shape of ``like``."""
-    rows = [draws.noise(like.shape[1:], seed, "renoise", step, draw, sample) for sample in samples]
-    return torch.stack(rows).to(like)
+    noise = [draws.noise(like.shape[1:], seed, "renoise", step, row.draw, row.sample) for row in rows]
+    return torch.stack(noise).to(like)

@@ -26,8 +26,8 @@ def step_record(config: Config, step: int, sums: dict[str, float], norm: float, 
     record |= {name: value / config.batch_size for name, value in zip(names, total.tolist(), strict=True)}
     record |= {"grad_norm": norm, "learning_rate": config.learning_rate}
     if config.method == "direct_align":  # of the first injection, for the first sample
-        high, low = interval(config, step - 1, 0, [0])
-        record |= {"sigma_high": round(float(high[0]), 5), "sigma_low": round(float(low[0]), 5)}
+        high, low = interval(config, step - 1, 0, 0)
+        record |= {"sigma_high": round(float(high), 5), "sigma_low": round(float(low), 5)}
     record |= {name: round(value, 4) for name, value in sums.items() if name.startswith("seconds_")}
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident_peak()
     record["memory_gib"] = round(peak / 2**30, 3)

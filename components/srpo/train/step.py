@@ -18,7 +18,7 @@ from srpo.core.rewards.scores import Reward as LoadedReward
 from srpo.core.rewards.scores import plain_score
 from srpo.train.batches import Latents, Texts
 from srpo.train.config import Config
-from srpo.train.estimates import Estimate, estimates, needs_rollout, passes
+from srpo.train.estimates import Row, estimate, needs_rollout, rows_of
 from srpo.train.interruption import Interruption
 
 
@@ -61,7 +61,6 @@ def gradient_step(
     size = config.resolution
     device = next(backbone.transformer.parameters()).device
     prompts = batch_prompts(config, texts, step)
-    number = passes(config)
     sums = dict.fromkeys(("loss", "reward_denoise", "reward_inversion"), 0.0)
     sigmas = backbone.sigmas(config.rollout_steps, config.static_shift, size, size)
     seconds = Stopwatch(device)
@@ -75,33 +74,38 @@ def gradient_step(
         condition = texts.conditioning(prompt_ids, device, backbone.compute_dtype)
         texts.embeddings.prefetch(next_prompts(config, texts, step, prompts, rows, first))
         noise = step_noise(config, backbone, step, samples).to(device)
-
-        def velocity(x: Tensor, sigma: Tensor, given: Conditioning = condition) -> Tensor:
-            return backbone.velocity(x, sigma, given, config.guidance, size, size, config.true_guidance)
-
         x0 = None
         if needs_rollout(config):
             with seconds("rollout"):
                 x0 = latents(prompt_ids, backbone) if latents else clean_latents(config, backbone, condition, noise)
-        stream = estimates(config, velocity, sigmas, x0, noise, step, samples)
-        while True:
+        wanted = rows_of(config, samples)
+        number = len(wanted) // len(samples)
+        for start in range(0, len(wanted), config.micro_batch_size):
+            part = wanted[start : start + config.micro_batch_size]
+            places = [row.place for row in part]
+            given = condition[places]
+
+            def velocity(x: Tensor, sigma: Tensor, given: Conditioning = given) -> Tensor:
+                return backbone.velocity(x, sigma, given, config.guidance, size, size, config.true_guidance)
+
             with seconds("forward"):
-                estimate = next(stream, None)
-                if estimate is None:
-                    break
+                clean = None if x0 is None else x0[places]
+                found = estimate(config, velocity, sigmas, clean, noise[places], step, part)
             with seconds("decode"):
-                pixels = backbone.decode(estimate.x0_hat, size, size, checkpointed=config.gradient_checkpointing)
+                pixels = backbone.decode(found.x0_hat, size, size, checkpointed=config.gradient_checkpointing)
             with seconds("reward"):
-                gain = torch.zeros(len(samples), device=device)
+                gain = torch.zeros(len(part), device=device)
                 for reward in rewards:
-                    seen = branch_gain(config, reward, texts, pixels, estimate, step, samples, captions)
+                    seen = row_gain(config, reward, texts, pixels, found.k, step, part, [captions[p] for p in places])
                     gain = gain + reward.weight * seen
                 margin = config.margin if config.loss == "hinge" else None
-                loss = reward_loss(gain, margin, estimate.weight.to(gain))
+                loss = reward_loss(gain, margin, found.weight.to(gain))
             with seconds("backward"):
                 (loss.sum() * (scale / number)).backward()
             sums["loss"] += float(loss.detach().sum()) / number
-            sums[f"reward_{estimate.branch}"] += float(gain.detach().sum()) / (number / branches(config))
+            for row, value in zip(part, gain.tolist(), strict=True):
+                branch = "inversion" if row.inverted else "denoise"
+                sums[f"reward_{branch}"] += value / (number / branches(config))
     return sums | {f"seconds_{phase}": value for phase, value in seconds.total.items()}
 
 
@@ -121,32 +125,33 @@ def next_prompts(
     return [prompts[row].prompt_id for row in rows[first : first + config.micro_batch_size]]
 
 
-def branch_gain(
+def row_gain(
     config: Config,
     reward: Reward,
     texts: Texts,
     pixels: Tensor,
-    estimate: Estimate,
+    k: Tensor,
     step: int,
-    samples: list[int],
+    rows: list[Row],
     prompts: list[Prompt],
 ) -> Tensor:
-    """What one reward gives the images of an estimate, ``[B]``: every caption under its own pair of control words."""
-    k = estimate.k.to(pixels)
+    """What one reward gives the images of ``rows``, ``[B]``: every caption under its own pair of control words."""
+    k, samples = k.to(pixels), [row.sample for row in rows]
+    inverted = torch.tensor([row.inverted for row in rows], device=pixels.device)
     if config.image_pairs:
-        rows = [draws.noise(pixels.shape[1:], config.seed, "copy", step, sample) for sample in samples]
-        noised = pixels + config.image_pairs * torch.stack(rows).to(pixels)
+        noises = [draws.noise(pixels.shape[1:], config.seed, "copy", step, sample) for sample in samples]
+        noised = pixels + config.image_pairs * torch.stack(noises).to(pixels)
         clean_score, noised_score = (
             plain_score(reward.tower, image, texts.rewards[reward.role], prompts) for image in (pixels, noised)
         )
-        return image_pair_reward(estimate.branch, clean_score, noised_score, k)
+        return image_pair_reward(inverted, clean_score, noised_score, k)
     if not isinstance(reward.tower, ImageTower):  # no words without text features: preflight allows the form `plain`
         return plain_score(reward.tower, pixels, texts.rewards[reward.role], prompts)
     features, prompt_ids = reward.tower(pixels), [prompt.prompt_id for prompt in prompts]
     positive, negative = zip(*words(config, texts, reward.role, step, samples), strict=True)
     wanted = texts.word_features(reward.role, prompt_ids, positive, pixels.device)
     other = texts.word_features(reward.role, prompt_ids, negative, pixels.device)
-    return branch_reward(estimate.branch, features, wanted, other, k, config.reward_form)
+    return branch_reward(inverted, features, wanted, other, k, config.reward_form)
 
 
 def words(config: Config, texts: Texts, role: str, step: int, samples: list[int]) -> list[tuple[str, str]]:

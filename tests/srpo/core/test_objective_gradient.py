@@ -26,7 +26,8 @@ class Toy(torch.nn.Module):
         pixels = self.decode(direct_align(velocity, x0, noise, start, end))
         features = torch.nn.functional.normalize(self.image(pixels), dim=-1)
         k = torch.full((len(x0),), 0.2, dtype=torch.float64)
-        return reward_loss(branch_reward(branch, features, positive, negative, k), 0.7)
+        inverted = torch.full((len(x0),), branch == "inversion")
+        return reward_loss(branch_reward(inverted, features, positive, negative, k), 0.7)
 
 
 def inputs(batch=3):

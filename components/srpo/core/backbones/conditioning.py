@@ -37,7 +37,7 @@ class Conditioning:
         states, pooled = self.negative.prompt_embeds, self.negative.pooled
         return Conditioning(states.expand(batch, -1, -1), pooled.expand(batch, -1))
 
-    def __getitem__(self, rows: slice) -> "Conditioning":
+    def __getitem__(self, rows: slice | list[int]) -> "Conditioning":
         return Conditioning(self.prompt_embeds[rows], self.pooled[rows], self.negative)
 
 

@@ -49,30 +49,31 @@ def relative_reward(image: Tensor, wanted: Tensor, other: Tensor, k: Tensor, for
 
 
 def branch_reward(
-    branch: str, image: Tensor, positive: Tensor, negative: Tensor, k: Tensor, form: Form = "stable"
+    inverted: Tensor, image: Tensor, positive: Tensor, negative: Tensor, k: Tensor, form: Form = "stable"
 ) -> Tensor:
-    """The reward that a branch maximises: positive against negative in ``denoise``, the other way in ``inversion``.
+    """The reward that a branch maximises: positive against negative in *denoise*, the other way in *inversion*.
 
     Recovery flips its sign between the branches, so both push the velocity the same way; what the two texts share is
     weighted by about ``k_denoise - k_inversion``, which is what keeps the reward from being hacked.
+
+    Args:
+        inverted: bool ``[B]``, which images are of the inversion branch.
+        image, positive, negative: ``[B, D]``, unit norm.
+        k: discount, ``[B]``.
+        form: see :func:`relative_reward`.
     """
-    if branch == "denoise":
-        return relative_reward(image, positive, negative, k, form)
-    if branch == "inversion":
-        return relative_reward(image, negative, positive, k, form)
-    raise ValueError(f"branch is {branch!r}: it must be 'denoise' or 'inversion'")
+    swap = inverted[:, None]
+    wanted, other = torch.where(swap, negative, positive), torch.where(swap, positive, negative)
+    return relative_reward(image, wanted, other, k, form)
 
 
-def image_pair_reward(branch: str, clean: Tensor, noised: Tensor, k: Tensor) -> Tensor:
+def image_pair_reward(inverted: Tensor, clean: Tensor, noised: Tensor, k: Tensor) -> Tensor:
     """The relative reward of a scorer without text: the image against a slightly noised copy of it.
 
     ``clean`` and ``noised`` are its scores ``[B]``; the two take the place of the positive and the negative text.
+    ``inverted`` is bool ``[B]``: which images are of the inversion branch.
     """
-    if branch == "denoise":
-        return (1 + k) * clean - noised
-    if branch == "inversion":
-        return (1 + k) * noised - clean
-    raise ValueError(f"branch is {branch!r}: it must be 'denoise' or 'inversion'")
+    return (1 + k) * torch.where(inverted, noised, clean) - torch.where(inverted, clean, noised)
 
 
 def reward_loss(reward: Tensor, margin: float | None, weight: Tensor | float = 1.0) -> Tensor:
