@@ -90,10 +90,10 @@ def file(rows: int, batch: int, folder: Path) -> dict[str, float]:
     return found | {"batch": batch, "reader_mb": round(grown, 1), "one_group_mb": round(8 * FLUX.row_bytes / MB, 1)}
 
 
-def peak() -> float:
-    """The most memory that this process has held, in MB."""
+def peak(now: bool = False) -> float:
+    """The most memory that this process has held, or what it holds ``now``, in MB."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / MB
+    return int(status.partition("VmRSS:" if now else "VmHWM:")[2].split()[0]) * 1024 / MB
 
 
 def main() -> None:

@@ -75,14 +75,16 @@ def weight_bytes(config: Config, parameters: int, ranks: int, adapter: int = 0) 
     }
 
 
-def activation_bytes(config: Config, transformer: dict[str, Any], vae: dict[str, Any]) -> int:
+def activation_bytes(
+    config: Config, transformer: dict[str, Any], vae: dict[str, Any], text_tokens: int = TEXT_TOKENS
+) -> int:
     """Bytes of what one gradient pass over a micro-batch keeps for its backward pass, from the models' settings."""
     compute, batch = BYTES[config.compute_dtype], config.micro_batch_size
     width = transformer.get("num_attention_heads", 24) * transformer.get("attention_head_dim", 128)
     blocks = transformer.get("num_layers", 19) + transformer.get("num_single_layers", 0)
     shrink = 2 * 2 ** (len(vae.get("block_out_channels", vae.get("dim_mult", "four"))) - 1)
     calls = 2 if config.true_guidance > 1 else 1
-    states = calls * ((config.resolution // shrink) ** 2 + TEXT_TOKENS) * width * compute * batch
+    states = calls * ((config.resolution // shrink) ** 2 + text_tokens) * width * compute * batch
     decoder = config.resolution**2 * vae.get("block_out_channels", [vae.get("base_dim", 128)])[0]
     decoder *= IN_THE_DECODER * compute * batch
     if config.gradient_checkpointing:  # the decoder's come and go before a block's are computed again
@@ -99,8 +101,8 @@ def reward_bytes(folder: Path, size: int, batch: int) -> int:
     return size * (loaded + batch * tokens * layers * width * IN_A_REWARD)
 
 
-def memory_parts(config: Config, folders: Folders, ranks: int) -> dict[str, int]:
-    """Bytes a rank needs, by purpose, from settings and file headers alone."""
+def memory_parts(config: Config, folders: Folders, ranks: int, text_tokens: int = TEXT_TOKENS) -> dict[str, int]:
+    """Bytes a rank needs, by purpose, from settings and file headers alone, for prompts of so many tokens."""
     folder = folders.base / "transformer"
     adapter = adapter_count(config, folder) if config.lora_rank else 0
     transformer, vae = (
@@ -110,7 +112,7 @@ def memory_parts(config: Config, folders: Folders, ranks: int) -> dict[str, int]
     return weight_bytes(config, parameter_count(folder), ranks, adapter) | {
         "VAE": parameter_count(folders.base / "vae") * BYTES[config.compute_dtype],
         "rewards": sum(rewards) + reward_bytes(folders.held_out, 4, 0),
-        "activations": activation_bytes(config, transformer, vae),
+        "activations": activation_bytes(config, transformer, vae, text_tokens),
     }
 
 
