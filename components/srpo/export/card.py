@@ -13,6 +13,7 @@ from srpo.export.contents import Pair, shown
 
 HERE = Path(__file__).parent
 HUB_LICENCES = {"apache-2.0", "mit", "openrail", "openrail++", "bsd-3-clause", "cc-by-4.0", "cc0-1.0"}
+NEGATIVE = {"FluxPipeline": "", "QwenImagePipeline": " "}  # what true guidance leads away from
 MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&])")
 
 
@@ -26,8 +27,9 @@ def model_card(
     pairs: list[Pair],
     refusal: str,
     files: list[str],
+    arguments: dict[str, Any],
 ) -> str:
-    """README.md: a YAML header, results, gates, images, and how to load the model."""
+    """README.md: a YAML header, results, gates, images, and how to load the model and call it (with ``arguments``)."""
     licence = licences["base"]["licence"]
     known = licence.lower() in HUB_LICENCES
     header = {
@@ -38,6 +40,7 @@ def model_card(
         "pipeline_tag": "text-to-image",
         "tags": ["srpo", "direct-align"],
     }
+    sampling = made.get("sample", {}).get("config", {})
     environment = _environment(escape=False)
     environment.filters["plain"] = plain
     return environment.from_string((HERE / "card.md.j2").read_text(encoding="utf-8")).render(
@@ -48,12 +51,36 @@ def model_card(
         parent=parent,
         evaluation=evaluation,
         rows=results(evaluation),
-        sampling=made.get("sample", {}).get("config", {}),
+        arguments=arguments,
+        shift=float(sampling["shift"]) if sampling.get("schedule") == "static" else None,
         training=made.get("train", {}).get("config", {}),
         pairs=pairs,
         refusal=refusal,
         files=files,
     )
+
+
+def call_arguments(pipeline: str, sampling: dict[str, Any], tokens: int | None) -> dict[str, Any]:
+    """How a diffusers pipeline of that class is called to draw as the release was judged.
+
+    Args:
+        pipeline: ``FluxPipeline`` or ``QwenImagePipeline``.
+        sampling: the settings of the stage `sample`.
+        tokens: what prompts are padded to, where the pipeline must be told.
+    """
+    given: dict[str, Any] = {}
+    if sampling.get("resolution"):
+        given |= {"height": int(sampling["resolution"]), "width": int(sampling["resolution"])}
+    if "steps" in sampling:
+        given["num_inference_steps"] = int(sampling["steps"])
+    guidance, true = float(sampling.get("guidance", 1)), float(sampling.get("true_guidance", 1))
+    if pipeline == "QwenImagePipeline":  # its guidance is true
+        guidance, true = 1.0, guidance
+    elif "guidance" in sampling:
+        given["guidance_scale"] = guidance
+    if true > 1:
+        given |= {"true_cfg_scale": true, "negative_prompt": repr(NEGATIVE[pipeline])}
+    return given | ({"max_sequence_length": tokens} if tokens else {})
 
 
 def release_report(

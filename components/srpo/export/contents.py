@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from srpo.core.backbones.pipelines import text_tokens
 from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.schemas import SAMPLES, read_table
 from srpo.core.execution.stage import read_manifest
@@ -208,6 +209,13 @@ def _image(path: str, source: Path) -> Item:
     if not source.is_file():
         raise InputError(f"{source} is missing: samples.parquet names it")
     return Item.of_file(path, source)
+
+
+def pipeline_of(folder: Path, wanted: int = 0) -> tuple[str, int | None]:
+    """Class of the pipeline in ``folder``, and the tokens of a prompt where its call must say them."""
+    name = str(read_json(folder / "model_index.json", {}).get("_class_name"))
+    told = name == "FluxPipeline" and (folder / "tokenizer_2").is_dir()
+    return name, text_tokens(folder, wanted) if told else None
 
 
 def gate_failures(evaluation: dict[str, Any]) -> str:

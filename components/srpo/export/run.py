@@ -14,10 +14,11 @@ from srpo.core.storage.models import read_models, required
 from srpo.core.storage.releases import Item, move_channel, publish
 from srpo.core.storage.stores import open_store
 from srpo.export import provenance
-from srpo.export.card import model_card, release_report
+from srpo.export.card import call_arguments, model_card, release_report
 from srpo.export.config import Config
 from srpo.export.contents import (
     gate_failures,
+    pipeline_of,
     rating_items,
     read_evaluation,
     read_json,
@@ -67,7 +68,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
         **({"samples": inputs.samples[0]} if inputs.samples else {}),
         **({"rating_page": inputs.rating_page} if inputs.rating_page else {}),
     }
-    made = provenance.stages(artifacts)
+    # What an earlier stage left may be gone from the workspace; its settings are in the weights, so the name has them.
+    made, earlier = provenance.stages(artifacts), provenance.before(artifacts, context.workspace)
 
     pairs = sample_pairs(inputs.samples, config.sample_prompts)
     single_files = context.state / "single_file"
@@ -79,11 +81,14 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     rating = rating_items(inputs.rating_page, config.rating_page_megabytes * 1e6)
     items += rating
 
+    wanted = int(earlier.get("encode_prompts", {"config": {}})["config"].get("max_sequence_length", 0))
+    kind, tokens = pipeline_of(base.folder, wanted)
+    arguments = call_arguments(kind, made.get("sample", {"config": {}})["config"], tokens)
+
     def card(release: str) -> Item:
         names = sorted(item.path for item in items)
-        return Item.of_text(
-            "README.md", model_card(release, licences, data, base.release, evaluation, made, pairs, refusal, names)
-        )
+        parts = (licences, data, base.release, evaluation, made, pairs, refusal, names, arguments)
+        return Item.of_text("README.md", model_card(release, *parts))
 
     # The name comes from the content, so that the same run gives the same release and writes nothing twice.
     for name in ("shard", "shards"):  # the images are the same for any number
@@ -93,8 +98,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     release = f"{short_name(base.name)}-srpo-{digest_of({'files': content, 'config': configs})[:12]}"
     items.append(card(release))
 
-    # What an earlier stage left may be gone from the workspace; its settings are in the weights, so the name has them.
-    made = provenance.before(artifacts, context.workspace) | made
+    made = earlier | made
     configs = {stage: entry["config"] for stage, entry in made.items()}
     own = {name: value for name, value in asdict(config).items() if name != "destination"}
     manifest = {

@@ -1,6 +1,7 @@
 """A release of the tiny model, made by the stages, in its users' hands: diffusers draws its images again."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tiny_runs import TRAIN
 
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage.models import read_models
+from srpo.export.card import call_arguments
 from srpo.export.original import layout
 from srpo.export.proof import check_adapter, check_transformer
 from srpo.export.tensor_files import TensorFolder
@@ -55,14 +57,19 @@ def pipeline_of(folder):
     return pipeline
 
 
-def drawn(pipeline, facts):
-    """The image that the recipe ``facts`` asks for, by the pipeline's own code from the prompt on."""
+def latents_of(pipeline, facts):
+    """The noise that the recipe ``facts`` names, as the pipeline takes it."""
     side = facts["resolution"] // pipeline.vae_scale_factor
     shape = (1, pipeline.vae.config.latent_channels, side, side)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(facts["noise_seed"]))
+    return pipeline._pack_latents(noise, *shape)
+
+
+def drawn(pipeline, facts):
+    """The image that the recipe ``facts`` asks for, by the pipeline's own code from the prompt on."""
     image = pipeline(
         facts["prompt"],
-        latents=pipeline._pack_latents(noise, *shape),
+        latents=latents_of(pipeline, facts),
         num_inference_steps=facts["steps"],
         guidance_scale=facts["guidance"],
         max_sequence_length=pipeline.tokenizer_2.model_max_length,
@@ -89,6 +96,38 @@ def test_the_pipeline_of_a_release_draws_the_images_of_the_release(release):
     for path in after:
         image, facts = released(path)
         assert np.abs(drawn(pipeline, facts) - image).max() <= 1
+
+
+def test_the_model_cards_own_lines_draw_them(release, monkeypatch):
+    """As they stand there, but for the prompt, the noise of the image in place of another, and its precision."""
+    (lines,) = re.findall(r"```python\n(.*?)```", (release / "README.md").read_text(), re.DOTALL)
+    image, facts = released(release / "samples/01-after.png")
+    noise = latents_of(pipeline_of(release / "model"), facts)
+    for old, new in (('"a prompt"', "PROMPT, latents=LATENTS"), ("torch.bfloat16", "torch.float32")):
+        assert old in lines
+        lines = lines.replace(old, new)
+    monkeypatch.chdir(release.parent)
+    given = {"PROMPT": facts["prompt"], "LATENTS": noise}
+    exec(compile(lines, "README.md", "exec"), given)
+    assert np.abs(np.asarray(given["image"]).astype(int) - image).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "sampling", "tokens", "expected"),
+    [
+        ("FluxPipeline", {"guidance": 3.5}, 256, {"guidance_scale": 3.5, "max_sequence_length": 256}),
+        (
+            "FluxPipeline",
+            {"guidance": 1.0, "true_guidance": 4.0},
+            None,
+            {"guidance_scale": 1.0, "true_cfg_scale": 4.0, "negative_prompt": "''"},
+        ),
+        ("QwenImagePipeline", {"guidance": 4.0}, None, {"true_cfg_scale": 4.0, "negative_prompt": "' '"}),
+        ("QwenImagePipeline", {"guidance": 1.0, "steps": 20}, None, {"num_inference_steps": 20}),
+    ],
+)
+def test_the_card_calls_each_pipeline_as_it_was_judged(pipeline, sampling, tokens, expected):
+    assert call_arguments(pipeline, sampling, tokens) == expected
 
 
 def test_the_adapter_over_the_base_draws_them_as_well(release, base):
