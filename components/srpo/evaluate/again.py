@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from srpo.core.contracts.errors import InputError
 from srpo.core.execution.stage import read_manifest
+from srpo.core.storage.consumers import split_location
 from srpo.core.storage.files import digest_of
 
 ORDER = ("prepare_prompts", "fetch_base", "cache_rewards", "encode_prompts", "train", "sample")
@@ -70,8 +71,15 @@ def of_all_shards(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def overrides(made: Sequence[Made], evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every setting of every stage, as `srpo run` takes them."""
-    return {item.stage: dict(item.config) for item in made} | {"evaluate": evaluation}
+    """Every setting of every stage, as `srpo run` takes them; a base that is a release by its id, for channels move."""
+    settings = {item.stage: dict(item.config) for item in made} | {"evaluate": evaluation}
+    for item in made:
+        sources = item.sources if isinstance(item.sources, dict) else {}
+        release = sources.get("base", {}).get("release") if item.stage == "fetch_base" else None
+        destination, which = split_location(str(item.config.get("model", "")))
+        if release and which:
+            settings[item.stage]["model"] = f"{destination}@{release['id']}"
+    return settings
 
 
 def command(made: Sequence[Made]) -> str:

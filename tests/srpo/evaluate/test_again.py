@@ -5,6 +5,8 @@ import json
 import re
 import shlex
 
+import pytest
+
 from srpo.configure.parameters import stage_configs
 from srpo.evaluate.again import Made, command, lineage, overrides
 from srpo_pipelines.settings import parameters
@@ -63,6 +65,19 @@ def test_the_command_gives_every_stage_the_settings_it_had(tmp_path):
     assert configs["sample"].pop("shards") == 3
     assert again["sample"].pop("shards") == parameters(None).sample_shards, "another number gives the same images"
     assert again == configs
+
+
+@pytest.mark.parametrize(
+    ("model", "again"),
+    [
+        ("s3://models/tiny@latest", "s3://models/tiny@tiny-srpo-1"),
+        ("/r/releases/tiny-srpo-1", "/r/releases/tiny-srpo-1"),
+    ],
+)
+def test_again_means_the_release_that_the_channel_meant(model, again):
+    sources = {"base": {"release": {"id": "tiny-srpo-1", "digest": "d"}}}
+    made = [Made("fetch_base", "k", "c", {"model": model}, sources, {})]
+    assert overrides(made, {})["fetch_base"]["model"] == again
 
 
 def test_another_number_of_shards_is_the_same_lineage(tmp_path):
