@@ -31,6 +31,12 @@ def publish_tiny(destination, release, **manifest):
     return publish(destination, release, items, given | manifest)
 
 
+@pytest.fixture(autouse=True)
+def online(monkeypatch):
+    """Another test's stage may have set it for this process."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
 @pytest.fixture
 def bucket(monkeypatch):
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
