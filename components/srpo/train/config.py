@@ -31,6 +31,7 @@ class Config:
     lora_rank: int = 0
     lora_alpha: float = 16.0
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    quantised_base: bool = False  # the frozen base's matrices in 8 bits while training; what ships is the base as it is
 
     # The rollout from known noise to a clean latent, without gradient.
     resolution: int = 720
@@ -120,6 +121,10 @@ class Config:
         for name in ("clip_norm", "shift"):
             require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
         require(self.lora_rank >= 0, "lora_rank", self.lora_rank, "a whole number of at least 0")
+        if self.quantised_base:
+            require(
+                self.lora_rank > 0, "quantised_base", self.quantised_base, "false without lora_rank: no base is frozen"
+            )
         if self.precision == "bf16_stochastic":
             require(
                 self.compute_dtype == "bfloat16", "compute_dtype", self.compute_dtype, "bfloat16 as the weights are"

@@ -13,6 +13,7 @@ import torch
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage.files import readable_size
 from srpo.train.config import Config
+from srpo.train.quantised import is_quantised
 
 BYTES = {"float32": 4, "bfloat16": 2}
 # What autograd keeps, in numbers: counted on diffusers' FLUX.1 and its VAE and on a CLIP ViT-H/14 (docs/training.md).
@@ -54,19 +55,24 @@ def adapter_count(config: Config, folder: Path) -> int:
     return sum(config.lora_rank * sum(shape) for name, shape in tensor_shapes(folder) if name.endswith(suffixes))
 
 
-def weight_bytes(config: Config, parameters: int, ranks: int, adapter: int = 0) -> dict[str, int]:
+def quantised_count(folder: Path) -> int:
+    """Numbers of the transformer in ``folder`` that ``quantised_base`` holds in eight bits."""
+    return sum(math.prod(shape) for name, shape in tensor_shapes(folder) if is_quantised(name, shape))
+
+
+def weight_bytes(config: Config, parameters: int, ranks: int, adapter: int = 0, quantised: int = 0) -> dict[str, int]:
     """Bytes a rank for the transformer of ``parameters`` numbers and what training adds to it, by purpose.
 
     What is trained is sharded over the ranks and gathered whole in the compute dtype, unless one rank needs no cast.
-    What is frozen stands whole on each rank, once. Gradients are summed in float32. While the average of the weights
-    is judged, the weights themselves are held in the gradients' place.
+    What is frozen stands whole on each rank, once; ``quantised`` numbers of it take a byte each. Gradients are summed
+    in float32. While the average of the weights is judged, the weights themselves are held in the gradients' place.
     """
     compute = BYTES[config.compute_dtype]
     trained = adapter if config.lora_rank else parameters
     master = 2 if config.precision == "bf16_stochastic" else 4
     moments = 2 * (1 + 4 / 256) if config.precision == "bf16_stochastic" else 8
     return {
-        "frozen weights": parameters * compute if config.lora_rank else 0,
+        "frozen weights": (parameters - quantised) * compute + quantised if config.lora_rank else 0,
         "gathered weights": trained * compute if ranks > 1 or master != compute else 0,
         "trained weights": trained * master // ranks,
         "gradients": trained * 4 // ranks,
@@ -105,11 +111,12 @@ def memory_parts(config: Config, folders: Folders, ranks: int, text_tokens: int 
     """Bytes a rank needs, by purpose, from settings and file headers alone, for prompts of so many tokens."""
     folder = folders.base / "transformer"
     adapter = adapter_count(config, folder) if config.lora_rank else 0
+    quantised = quantised_count(folder) if config.quantised_base else 0
     transformer, vae = (
         json.loads((folders.base / part / "config.json").read_text(encoding="utf-8")) for part in ("transformer", "vae")
     )
     rewards = [reward_bytes(found, BYTES[config.reward_dtype], config.micro_batch_size) for found in folders.rewards]
-    return weight_bytes(config, parameter_count(folder), ranks, adapter) | {
+    return weight_bytes(config, parameter_count(folder), ranks, adapter, quantised) | {
         "VAE": parameter_count(folders.base / "vae") * BYTES[config.compute_dtype],
         "rewards": sum(rewards) + reward_bytes(folders.held_out, 4, 0),
         "activations": activation_bytes(config, transformer, vae, text_tokens),
@@ -128,7 +135,8 @@ def check_memory(config: Config, folders: Folders, ranks: int, device: torch.dev
         named = ", ".join(f"{name} {readable_size(size)}" for name, size in parts.items() if size)
         raise InputError(
             f"training needs about {readable_size(sum(parts.values()))} a process ({named}), {readable_size(free)} are "
-            "free: use more processes, a smaller micro_batch_size, precision bf16_stochastic or lora_rank"
+            "free: use more processes, a smaller micro_batch_size, precision bf16_stochastic, lora_rank, or "
+            "quantised_base with it"
         )
 
 

@@ -22,9 +22,9 @@ from srpo.core.objective import draws
 from srpo.core.storage.files import appearing, write_json
 from srpo.train.adamw8bit import AdamW8bit, as_rows, first_row, local, sharded_like
 from srpo.train.config import Config
+from srpo.train.quantised import BLOCKS, SCALE, quantise_frozen, quantised
 
 ADAPTER = "default"
-BLOCKS = ("transformer_blocks", "single_transformer_blocks")  # what is sharded by itself, where a model has it
 LORA_FILE = "pytorch_lora_weights.safetensors"  # where diffusers looks for it
 
 
@@ -59,6 +59,8 @@ def sharded_transformer(config: Config, kind: type[Backbone], folder: Path, devi
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.to(master)
+            if config.quantised_base:
+                quantise_frozen(model)
     ranks = dist.get_world_size()
     if ranks > 1 or compute != master:
         mesh = init_device_mesh(device.type, (ranks,))
@@ -104,7 +106,8 @@ def load_base(config: Config, model: Any, folder: Path) -> None:
         kept = local(target)
         whole = kept if kept.shape == target.shape else kept.new_empty(target.shape)
         if first:
-            whole.copy_(initial(config, name, target.shape, stored))
+            value = initial(config, name, target.shape, stored)
+            whole.copy_(quantised(value)[0] if whole.dtype == torch.int8 else value)
         if dist.get_world_size() > 1:
             dist.broadcast(whole, 0)
         if whole is not kept:
@@ -118,7 +121,10 @@ def initial(config: Config, name: str, shape: torch.Size, stored: dict[str, Tens
         return draws.noise(tuple(shape), config.seed, "lora", name) / config.lora_rank
     if ".lora_B." in name:
         return torch.zeros(shape)
-    return stored[name.replace(".base_layer.", ".")]
+    name = name.replace(".base_layer.", ".")
+    if name.endswith(f".{SCALE}"):
+        return quantised(stored[name.removesuffix(SCALE) + "weight"])[1]
+    return stored[name]
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -201,17 +207,23 @@ class MovingAverage:
         return [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
 
 
-def save_weights(config: Config, model: Any, folder: Path) -> None:
+def save_weights(config: Config, model: Any, folder: Path, base: Path) -> None:
     """Write the whole transformer as bfloat16 safetensors in a diffusers folder, from rank 0; it appears whole.
 
     LoRA is merged, so that every consumer can load it; the adapter alone lies beside it in ``lora/``, in float32. Its
     scale (alpha over rank) is in its matrices B: wherever a file without an alpha is loaded, it is with the scale 1.
+    What the model holds in eight bits is merged as it is stored in ``base``, the folder that the model came from.
     """
     first, adapter, whole = dist.get_rank() == 0, {}, {}
+    stored = read_weights(base) if first and config.quantised_base else {}
     for name, value in model.state_dict().items():
         gathered = value.full_tensor() if isinstance(value, DTensor) else value
         if first and ".lora_" in name:
             adapter[name] = gathered.float().cpu()
+        elif first and (source := name.replace(".base_layer.", ".")) in stored:
+            whole[source] = stored[source]
+        elif first and name.endswith(f".{SCALE}"):
+            continue
         elif first and ".base_layer." in name:  # as precise as it is, until the adapter has been added
             whole[name.replace(".base_layer.", ".")] = gathered.cpu()
         elif first:

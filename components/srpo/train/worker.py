@@ -109,7 +109,8 @@ def train(job: Job, config: Config) -> None:
 
         # Only now weights are loaded.
         kind = backbone_of(Path(job.base))
-        transformer = sharded_transformer(config, kind, Path(job.base) / "transformer", device)
+        base = Path(job.base) / "transformer"
+        transformer = sharded_transformer(config, kind, base, device)
         dtype, precise = DTYPES[config.compute_dtype], DTYPES[config.reward_dtype]
         vae, scheduler = kind.load_vae(Path(job.base), device, dtype), load_scheduler(Path(job.base))
         backbone = kind(transformer, vae, dtype, scheduler)
@@ -134,7 +135,7 @@ def train(job: Job, config: Config) -> None:
                 reading = read_guard(config, backbone, judge, texts, records[-1]["step"], interruption)
                 drop_gathered(transformer)
                 if best_reading([*readings(records), reading], config).step == reading.step:
-                    save_weights(config, transformer, state / f"weights-{reading.step:06d}")
+                    save_weights(config, transformer, state / f"weights-{reading.step:06d}", base)
             records[-1] |= dataclasses.asdict(reading)
 
         def one_step(step: int) -> dict[str, Any]:
