@@ -76,4 +76,6 @@ def complete_checkpoints(state: Path) -> list[Path]:
 def _state(model: Any, optimizer: torch.optim.Optimizer, average: MovingAverage) -> dict[str, Any]:
     """What changes from step to step. All of it shares memory with model, optimiser and average: loading fills them."""
     weights, moments = get_state_dict(model, optimizer, options=StateDictOptions(ignore_frozen_params=True))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    weights = {name: value for name, value in weights.items() if name in trained}  # a quantised base is in buffers
     return {"model": weights, "optimizer": moments, "average": average.state()}

@@ -12,9 +12,10 @@ from srpo.core.contracts.config import from_mapping
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage.models import read_models
 from srpo.train import memory
+from srpo.train.checkpoints import save_checkpoint
 from srpo.train.config import Config
 from srpo.train.quantised import Int8Linear, quantised
-from srpo.train.sharding import read_weights, sharded_transformer
+from srpo.train.sharding import MovingAverage, make_optimizer, read_weights, sharded_transformer
 
 LORA = {"lora_rank": 4, "lora_alpha": 8.0, "learning_rate": 1e-2}
 
@@ -93,6 +94,18 @@ def test_what_ships_is_the_base_as_it_is_with_the_adapter(tiny_run):
         moved += not torch.equal(value, base[name].to(torch.bfloat16))
     assert moved
     assert all(0 < row["grad_norm"] < 100 for row in history(checkpoint)[1:])
+
+
+def test_a_checkpoint_holds_the_adapter_alone(tiny_run, one_rank, tmp_path):  # noqa: F811
+    settings = TRAIN | {"lora_rank": 2, "compute_dtype": "bfloat16", "quantised_base": True}
+    config = from_mapping(Config, settings, "train")
+    model = sharded_transformer(config, Flux, base_of(tiny_run), torch.device("cpu"))
+    save_checkpoint(tmp_path / "step-000001", model, make_optimizer(config, model), MovingAverage(model, 0.0), {})
+    size = sum(path.stat().st_size for path in (tmp_path / "step-000001").iterdir())
+    adapter = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert size < 12 * adapter + 300_000 < memory.quantised_count(base_of(tiny_run)), (
+        "masters, moments, what names them"
+    )
 
 
 def test_without_lora_there_is_no_frozen_base():
