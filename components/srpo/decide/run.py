@@ -17,7 +17,7 @@ from srpo.core.ratings.summary import SCHEMA, gate_summary
 from srpo.core.reports.page import page, paragraph, table
 from srpo.core.storage.files import write_json, write_text
 from srpo.core.storage.locations import destination_of
-from srpo.core.storage.releases import move_channel, read_channel, read_release
+from srpo.core.storage.releases import move_channel, read_channel, read_release, require_as_pointed
 from srpo.core.storage.stores import open_store
 from srpo.decide.config import Config
 
@@ -99,16 +99,23 @@ def judge(
 
 
 def release_of(config: Config) -> str:
-    """The id of the release that is judged; raises InputError when there is no candidate."""
+    """The id of the release that is judged.
+
+    Raises:
+        InputError: there is no candidate, or it is not what the channel was moved to.
+    """
     if config.release:
         return config.release
-    candidate = read_channel(destination_of(config.destination), CANDIDATE)
+    destination = destination_of(config.destination)
+    candidate = read_channel(destination, CANDIDATE)
     if candidate is None:
         raise InputError(
             f"release is '', and {config.destination} has no candidate: it must be the id of a release, or a run whose "
             "automatic gates hold must have come first"
         )
-    return str(candidate["release"])
+    release = str(candidate["release"])
+    require_as_pointed(candidate, read_release(destination, release), f"{config.destination}/releases/{release}")
+    return release
 
 
 def require_same_model(said: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:

@@ -132,6 +132,13 @@ def test_a_damaged_release_is_not_taken_for_a_whole_one(destination, items):
         check_sizes(destination, "a-1")
 
 
+def test_a_folder_without_its_manifest_is_in_the_way_and_it_is_said(tmp_path, items):
+    publish(tmp_path, "a-1", items, {})
+    (tmp_path / "releases/a-1/manifest.json").unlink()
+    with pytest.raises(InputError, match=r"releases/a-1 is in the way, and no whole release: remove it"):
+        publish(tmp_path, "a-1", items, {})
+
+
 def test_a_channel_moves_with_history_and_only_to_whole_releases(destination, items):
     assert read_channel(destination, "candidate") is None
     for name in ("a-1", "a-2"):
@@ -186,7 +193,7 @@ def test_a_kill_between_record_and_pointer_leaves_the_channel_where_it_was(desti
 
 def test_a_damaged_channel_is_named(destination):
     known = b'{"schema": "srpo.channel/1"'
-    for text in (b"", b"{", b"[]", known + b"}", known + b', "release": "../x"}'):
+    for text in (b"", b"{", b"[]", known + b"}", known + b', "release": "../x", "digest": "d"}', known + b', "release": "a"}'):
         open_store(destination).write("channels/candidate.json", text)
         with pytest.raises(InputError, match=r"candidate\.json is damaged"):
             read_channel(destination, "candidate")

@@ -96,6 +96,41 @@ def test_a_damaged_file_is_never_fetched(published, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+def published_anew(destination, release):
+    """Removed and published again under its id, as a run of another commit would: whole, and another manifest."""
+    manifest = read_release(destination, release)
+    store = open_store(destination)
+    store.remove([f"releases/{release}/manifest.json"])
+    changed = {key: value for key, value in manifest.items() if key != "digest"} | {"git_commit": "another"}
+    changed |= {"digest": digest_of(changed)}
+    store.write(f"releases/{release}/manifest.json", json.dumps(changed).encode())
+
+
+def test_a_release_that_was_published_anew_is_not_followed_until_the_channel_moves(published, tmp_path, capsys):
+    published_anew(published, "a-2")
+    for command in (["fetch", f"{published}@latest", str(tmp_path / "model")], ["verify", f"{published}"]):
+        assert main(command) == 2
+        assert "releases/a-2/manifest.json is not what the channel was moved to" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+    assert verify(f"{published}@a-2") == []  # by its id it is a whole release as any other
+    assert move_channel(published, "latest", "a-2")
+    assert verify(f"{published}@latest") == []
+    assert rollback(str(published), "latest", {"who": "Ada"}) == "a-1"
+
+
+def test_a_manifest_without_its_digest_is_not_what_a_channel_points_to(published):
+    manifest = {key: value for key, value in read_release(published, "a-2").items() if key != "digest"}
+    damage(published, "releases/a-2/manifest.json", json.dumps(manifest).encode())
+    with pytest.raises(InputError, match="its digest is None"):
+        find(f"{published}@latest")
+
+
+def test_a_rollback_passes_over_a_release_that_was_published_anew(published):
+    move_channel(published, "latest", "a-3")
+    published_anew(published, "a-2")
+    assert rollback(str(published), "latest", {"who": "Ada"}) == "a-1"
+
+
 def test_names_that_lead_elsewhere_are_refused_before_anything_is_written(published, tmp_path):
     manifest = {key: value for key, value in read_release(published, "a-2").items() if key != "digest"}
     (tmp_path / "below").mkdir()

@@ -56,9 +56,9 @@ def items(weights, text="hello"):
     return [Item.of_file("model/the weights ü.bin", weights), Item.of_text("README.md", text)]
 
 
-def export(destination, release, weights):
+def export(destination, release, weights, **manifest):
     """What the stage asks of S3."""
-    publish(destination, release, items(weights, release), {})
+    publish(destination, release, items(weights, release), manifest)
     move_channel(destination, "latest", release)
 
 
@@ -71,6 +71,16 @@ def test_a_release_is_published_fetched_and_verified(bucket, weights, tmp_path):
     assert verify(destination) == []
     assert [move["release"] for move in read_channel(destination, "latest")["history"]] == ["a-1", "a-2"]
     assert left_overs(f"s3://{bucket}") == []
+
+
+def test_a_manifest_that_was_replaced_behind_its_channel_is_not_fetched(bucket, weights, tmp_path):
+    destination = f"s3://{bucket}/replaced"
+    export(destination, "a-1", weights)
+    export(f"s3://{bucket}/another", "a-1", weights, seed=1)
+    manifest = open_store(f"s3://{bucket}/another").read("releases/a-1/manifest.json")
+    open_store(destination).write("releases/a-1/manifest.json", manifest)
+    with pytest.raises(InputError, match="is not what the channel was moved to"):
+        fetch(f"{destination}@latest", tmp_path / "got")
 
 
 def test_the_same_release_again_sends_nothing(bucket, proxy, weights):

@@ -1,6 +1,7 @@
 """A release moves to `latest` only when people and scores say so, and what fails is said; by the stages themselves."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ class Scene:
         self.release("r1")
         move_channel(self.destination, "candidate", "r1")
 
-    def release(self, name: str, candidate: bool = True, checkpoint: str = "c1") -> None:
+    def release(self, name: str, candidate: bool = True, checkpoint: str = "c1", commit: str = "") -> None:
         entry = {"mean": 0.01, "low": -0.001, "high": 0.02}
         evaluation = {"delta": {"held_out": entry, "srp": entry}, "intervals": {"before": {}, "after": {"srp": entry}}}
         publish(
@@ -40,6 +41,7 @@ class Scene:
             [Item.of_text("evaluation.json", json.dumps(evaluation))],
             {
                 "candidate": candidate,
+                "git_commit": commit,
                 "stages": {"train": {"key": checkpoint}},
                 "licences": {"held_out": {"name": "/models/hpsv2"}},
             },
@@ -186,6 +188,16 @@ def test_a_changed_evaluation_is_refused(scene):
     (scene.destination / "releases/r1/evaluation.json").write_text("{}")
     with pytest.raises(InputError, match="missing or changed"):
         scene.promote(scene.rate(better))
+
+
+def test_a_candidate_that_was_published_anew_is_judged_only_when_the_channel_means_it(scene):
+    files = scene.rate(better)
+    shutil.rmtree(scene.destination / "releases/r1")
+    scene.release("r1", commit="another")
+    with pytest.raises(InputError, match="releases/r1 is not what the channel was moved to"):
+        scene.promote(files)
+    move_channel(scene.destination, "candidate", "r1")
+    assert scene.promote(files)["promoted"] is True
 
 
 def test_the_same_again_changes_nothing_and_a_channel_that_was_moved_is_judged_anew(scene):

@@ -11,6 +11,7 @@ from srpo.core.contracts.errors import InputError
 from srpo.core.execution.stage import read_manifest
 from srpo.core.storage.models import read_models
 from srpo.core.storage.releases import Item, move_channel, publish
+from srpo.core.storage.stores import open_store
 from srpo.fetch_base import run as fetch_base
 from srpo.fetch_base.catalogue import find
 from srpo.fetch_base.config import Config
@@ -128,6 +129,15 @@ def test_a_flipped_byte_in_the_release_is_refused(destination, tmp_path):
         (tmp_path / "out" / name).write_bytes(data)
     with pytest.raises(InputError, match=r"vae/diffusion_pytorch_model.safetensors .*SHA-256"):
         fetch(tmp_path / "run", f"{destination}@latest")
+
+
+def test_a_release_that_is_not_what_the_channel_was_moved_to_is_refused(destination):
+    store, folder = open_store(destination), "releases/tiny-srpo-000000000001"
+    store.remove([f"{folder}/{name}" for name in store.files(folder)])
+    publish_tiny(destination, "tiny-srpo-000000000001", git_commit="another")
+    with pytest.raises(InputError, match="tiny-srpo-000000000001/manifest.json is not what the channel was moved to"):
+        fetch_base.find_sources(Config(model=f"{destination}@latest"))
+    assert fetch_base.find_sources(Config(model=f"{destination}@tiny-srpo-000000000001"))
 
 
 def test_the_folder_of_a_release_and_its_pipeline_are_that_release(tmp_path):

@@ -26,6 +26,7 @@ from srpo.core.storage.releases import (
     read_channel,
     read_history,
     read_release,
+    require_as_pointed,
 )
 from srpo.core.storage.s3 import RANGE, in_order
 from srpo.core.storage.stores import Store, open_store
@@ -63,13 +64,14 @@ def find(location: str) -> Found:
     """The release that ``location`` names: ``DESTINATION[@latest|@candidate|@id]``, or a release's own folder.
 
     Raises:
-        InputError: there is no such release, or the channel points to none.
+        InputError: there is no such release, or the channel points to none, or it is not what the channel was moved to.
     """
     destination, which = split_location(location)
     store = open_store(destination)
-    folder = ""
+    folder, pointer = "", None
     if which or store.read(MANIFEST) is None:
-        folder = f"releases/{_resolve(destination, which or LATEST)}"
+        release, pointer = _resolve(destination, which or LATEST)
+        folder = f"releases/{release}"
     name = f"{folder}/{MANIFEST}" if folder else MANIFEST
     raw = store.read(name)
     manifest = parse_manifest(raw, store.where(name))
@@ -77,6 +79,8 @@ def find(location: str) -> Found:
         raise InputError(
             f"{store.where(name)} is the manifest of {manifest.get('id')!r}: it must be that of its folder"
         )
+    if pointer is not None:
+        require_as_pointed(pointer, manifest, store.where(name))
     return Found(store, folder, manifest, raw or b"")
 
 
@@ -90,13 +94,14 @@ def split_location(location: str) -> tuple[str, str]:
     return location, ""
 
 
-def _resolve(destination: str, which: str) -> str:
+def _resolve(destination: str, which: str) -> tuple[str, dict[str, Any] | None]:
+    """The id of the release that is meant, and the pointer of the channel by which it was found, if by one."""
     pointer = read_channel(destination, which)
     if pointer is not None:
-        return str(pointer["release"])
+        return str(pointer["release"]), pointer
     store = open_store(destination)
     if store.read(f"releases/{which}/{MANIFEST}") is not None:
-        return which
+        return which, None
     channels = ", ".join(channels_of(store)) or "none"
     accepted = f"a channel ({channels}) or the id of a whole release"
     raise InputError(f"{store.uri} has no {which!r}: it must be {accepted}")
@@ -223,16 +228,17 @@ def rollback(destination: str, channel: str, record: dict[str, Any]) -> str:
     """Point ``channel`` back to the release before; returns its id. Twice goes back two releases.
 
     Raises:
-        InputError: the channel has no earlier release that is still whole.
+        InputError: the channel has no earlier release that is still whole, and still what the channel was moved to.
     """
     pointer = read_channel(destination, channel)
     if pointer is None:
         raise InputError(f"{open_store(destination).uri} has no channel {channel!r}: it must be one that exists")
+    moves = {move["release"]: move for move in pointer["history"]}  # the last one to each
     for release in reversed(earlier(pointer["history"], pointer["release"])):
         try:
-            check_sizes(destination, release)
+            require_as_pointed(moves[release], check_sizes(destination, release), release)
         except InputError:
-            continue  # pruned meanwhile
+            continue  # pruned meanwhile, or replaced
         move_channel(destination, channel, release, record, kind="rollback")
         return release
     raise InputError(f"channel {channel!r} has no release before {pointer['release']!r} that is still whole")

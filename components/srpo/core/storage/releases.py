@@ -215,11 +215,20 @@ def _read_pointer(store: Store, channel: str) -> dict[str, Any] | None:
         return None
     try:
         pointer = json.loads(data)
-        if pointer["schema"] == CHANNEL_SCHEMA and NAME.fullmatch(pointer["release"]):
+        if pointer["schema"] == CHANNEL_SCHEMA and NAME.fullmatch(pointer["release"]) and pointer["digest"]:
             return dict(pointer)
     except (ValueError, KeyError, TypeError):
         pass
-    raise InputError(f"{store.where(name)} is damaged: it must be {CHANNEL_SCHEMA} with a release")
+    raise InputError(f"{store.where(name)} is damaged: it must be {CHANNEL_SCHEMA} with a release and its digest")
+
+
+def require_as_pointed(pointer: Mapping[str, Any], manifest: Mapping[str, Any], where: str) -> None:
+    """Raise InputError unless the manifest at ``where`` is the one that the channel was moved to, not a later one."""
+    if manifest.get("digest") != pointer["digest"]:
+        raise InputError(
+            f"{where} is not what the channel was moved to: its digest is {manifest.get('digest')!r} and must be "
+            f"{pointer['digest']!r}; whoever published it anew must move the channel anew"
+        )
 
 
 def read_history(store: Store, channel: str) -> list[dict[str, Any]]:
@@ -252,6 +261,8 @@ def move_channel(
 ) -> bool:
     """Point ``channel`` to a whole release of this destination; False when it points there already.
 
+    A release that was removed and published again under its id is another one where its manifest is another.
+
     ``record`` says why (ratings, gates, who; when is added). It is written first, under a name made from its content,
     then the move's line of history, then the pointer: whoever is killed in between leaves the channel where it was.
 
@@ -263,7 +274,8 @@ def move_channel(
     with store.exclusively():
         before = _read_pointer(store, channel)
         named = _record_name(channel, release, record) if record is not None else None
-        if before is not None and before["release"] == release and named in (None, before.get("record")):
+        same = before is not None and (before["release"], before["digest"]) == (release, manifest["digest"])
+        if before is not None and same and named in (None, before.get("record")):
             return False
         move = {
             "release": release,

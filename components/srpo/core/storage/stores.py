@@ -181,7 +181,12 @@ class LocalStore:
     def reveal(self, folder: str) -> None:
         target = self._path(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(self.folder / INCOMING / target.name, target)
+        try:
+            os.replace(self.folder / INCOMING / target.name, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise InputError(f"{target} is in the way, and no whole release: remove it to publish it again") from None
         self.clear_abandoned()
 
     def abandoned(self) -> list[str]:
