@@ -193,7 +193,14 @@ def test_a_kill_between_record_and_pointer_leaves_the_channel_where_it_was(desti
 
 def test_a_damaged_channel_is_named(destination):
     known = b'{"schema": "srpo.channel/1"'
-    for text in (b"", b"{", b"[]", known + b"}", known + b', "release": "../x", "digest": "d"}', known + b', "release": "a"}'):
+    for text in (
+        b"",
+        b"{",
+        b"[]",
+        known + b"}",
+        known + b', "release": "../x", "digest": "d"}',
+        known + b', "release": "a"}',
+    ):
         open_store(destination).write("channels/candidate.json", text)
         with pytest.raises(InputError, match=r"candidate\.json is damaged"):
             read_channel(destination, "candidate")
