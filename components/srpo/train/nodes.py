@@ -1,8 +1,10 @@
 """Several nodes: the ranks of a run in the pods of a Kubeflow TrainJob, which this process starts, follows and removes.
 
 This process holds no GPU. The job's name comes from the content key of the result, so a launcher that is started again
-finds the job that the one before it started, and goes on with it. While it lives it writes to a file that the ranks
-look at: a launcher that was killed without a word (Kubeflow's Terminate) leaves no job that trains on for nobody.
+finds the job that the one before it started, and goes on with it; two launchers at once take turns (the stage is
+``alone``). While it lives it writes to a file that the ranks look at: a launcher that was killed without a word
+(Kubeflow's Terminate) leaves no job that trains on for nobody. A node that is taken away costs a new job, not the task:
+whether a task is tried again is the cluster's choice.
 """
 
 import contextlib
@@ -76,7 +78,7 @@ def train_on_nodes(config: Config, state: Path) -> None:
 
     Raises:
         InputError: no cluster, no such runtime, or no right to what is needed here.
-        SystemExit: 143 after SIGTERM, or when a node was taken from the job.
+        SystemExit: 143 after SIGTERM.
         RanksError: the job failed; what its ranks have said of it lies in ``state``.
     """
     from kubernetes.client import ApiException
@@ -88,7 +90,8 @@ def train_on_nodes(config: Config, state: Path) -> None:
             pod, runtime = job.own_pod(cluster.pod), job.runtime(config)
             try:
                 job.find_or_create(config, pod, runtime)
-                job.follow()
+                while not job.follow():
+                    job.find_or_create(config, pod, runtime)
             finally:
                 job.delete()
         except (ApiException, RuntimeError) as error:

@@ -98,7 +98,7 @@ def run_ranks(config: Config, state: Path) -> None:
     Raises:
         InputError: what a rank refused, in its own words.
         RuntimeError: a rank failed otherwise.
-        SystemExit: 143 after SIGTERM or when a node was taken away, with a checkpoint saved where there was time.
+        SystemExit: 143 after SIGTERM, with a checkpoint saved.
     """
     try:
         (launch if config.nodes == 1 else train_on_nodes)(config, state)
@@ -229,5 +229,12 @@ def fingerprint(config: Config) -> Any:
 
 
 STAGE = Stage(
-    name="train", config=Config, inputs=Inputs, outputs=Outputs, run=run, fingerprint=fingerprint, intact=intact
+    name="train",
+    config=Config,
+    inputs=Inputs,
+    outputs=Outputs,
+    run=run,
+    fingerprint=fingerprint,
+    intact=intact,
+    alone=True,
 )

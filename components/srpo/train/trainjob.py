@@ -11,7 +11,7 @@ from typing import Any
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage.files import write_text
 from srpo.train.config import Config
-from srpo.train.launcher import ERROR, HEARTBEAT, RESULT, SHUTDOWN, TERMINATED, RanksError, node_command
+from srpo.train.launcher import ERROR, HEARTBEAT, RESULT, SHUTDOWN, RanksError, node_command
 
 GROUP, VERSION, JOBS = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 QUEUE = "kueue.x-k8s.io/queue-name"
@@ -123,11 +123,10 @@ class TrainJob:
         named = [{"apiVersion": one.api_version, "kind": one.kind, "name": one.name, "uid": one.uid} for one in owners]
         self.custom.patch_namespaced_custom_object(*self.where(), self.name, {"metadata": {"ownerReferences": named}})
 
-    def follow(self) -> None:
-        """Pass the log on until the job has ended.
+    def follow(self) -> bool:
+        """Pass the log on until the job has ended: True when it is complete, False when a node was taken from it.
 
         Raises:
-            SystemExit: 143, a node was taken from it.
             RanksError: it failed or is gone.
             RuntimeError: it cannot be seen any more.
         """
@@ -147,11 +146,11 @@ class TrainJob:
             self.pass_on()
             kind, said = ending(job)
             if kind == "Complete":
-                return
+                return True
             if kind == "Failed":
                 if self.preempted():
-                    self.say("a node was taken away; the run goes on from its last checkpoint when it is tried again")
-                    raise SystemExit(TERMINATED)
+                    self.say("lost a node that was taken away; a new one goes on from the last checkpoint")
+                    return False
                 raise RanksError(f"TrainJob {self.name} failed: {said}")
             if kind and kind != told:
                 self.say(f"{kind.lower()}: {said}")
@@ -180,7 +179,13 @@ class TrainJob:
         return list(answer.data.decode("utf-8", "replace").split("\n")[:-1])
 
     def preempted(self) -> bool:
-        """Whether Kubernetes has taken a pod from its node (preemption, eviction, a node that is drained or gone)."""
+        """Whether pods were taken from it: the ranks were told to end, and said so; or Kubernetes says so of a pod.
+
+        That is preemption, eviction, a node that is drained or gone.
+        """
+        error = self.state / ERROR
+        if error.is_file() and error.read_text(encoding="utf-8").startswith("Interrupted: "):
+            return True
         found = [condition for pod in self.pods() for condition in pod.status.conditions or []]
         return any(one.type == "DisruptionTarget" and one.status == "True" for one in found)
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,35 @@ def test_a_result_whose_outside_parts_are_gone_is_made_again(tmp_path):
     standing.unlink()
     execute(hooked, {}, tmp_path, {}, {})
     assert RAN == ["say", "say"]
+
+
+def test_of_two_at_once_the_second_waits_and_finds_the_result(tmp_path, capsys):
+    begun = threading.Event()
+
+    def slowly(config, inputs, outputs, context):
+        begun.set()
+        say(config, inputs, outputs, context)
+        time.sleep(0.5)
+
+    alone = dataclasses.replace(SAY, run=slowly, alone=True)
+    first = threading.Thread(target=execute, args=(alone, {}, tmp_path, {}, {}))
+    first.start()
+    begun.wait()
+    execute(alone, {}, tmp_path, {}, {"words": tmp_path / "words"})
+    first.join()
+    assert RAN == ["say"]
+    assert (tmp_path / "words/words.txt").read_text() == "hello"
+    assert "makes this very result: waiting for it" in capsys.readouterr().out
+
+
+def test_the_turn_of_one_that_failed_is_the_next_ones(tmp_path):
+    def fail(config, inputs, outputs, context):
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        execute(dataclasses.replace(SAY, run=fail, alone=True), {}, tmp_path, {}, {})
+    execute(dataclasses.replace(SAY, alone=True), {}, tmp_path, {}, {})
+    assert RAN == ["say"]
 
 
 def test_a_failed_stage_leaves_nothing_behind(tmp_path):

@@ -206,28 +206,34 @@ def test_a_failure_is_passed_on_and_the_job_removed(cluster, state, left, raised
     assert cluster.jobs == {}
 
 
-def test_a_node_that_was_taken_away_ends_the_task_as_preempted(cluster, state):
-    def taken(cluster):
-        (pods,) = cluster.pods.values()
-        pods[1]["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": "Preempted"}]
-        cluster.end("Failed", "JobsFailed")
+def taken(cluster, state):
+    """Kubernetes takes a node."""
+    (pods,) = cluster.pods.values()
+    pods[1]["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": "Preempted"}]
 
-    cluster.then = looks(taken)
-    with pytest.raises(SystemExit) as end:
-        run_ranks(CONFIG, state)
-    assert end.value.code == 143
+
+def told(cluster, state):
+    """The ranks hear SIGTERM, and save."""
+    (state / "error.txt").write_text("Interrupted: by SIGTERM")
+
+
+@pytest.mark.parametrize("away", [taken, told])
+def test_a_node_that_was_taken_away_costs_a_new_job_and_not_the_task(cluster, state, away):
+    """Twice. Whether a task that fails is tried again is the choice of a cluster's Argo."""
+
+    def then(server, job):
+        if job and "status" not in job:
+            if len(server.asked("POST")) == 3:
+                well(state)(server)
+            else:
+                away(server, state)
+                server.end("Failed", "JobsFailed")
+
+    cluster.then = then
+    run_ranks(CONFIG, state)
+    assert len(cluster.asked("POST")) == 3
     assert cluster.jobs == {}
-
-
-def test_ranks_that_were_told_to_end_end_the_task_as_preempted(cluster, state):
-    def told(cluster):
-        (state / "error.txt").write_text("Interrupted: by SIGTERM")
-        cluster.end("Failed", "JobsFailed")
-
-    cluster.then = looks(told)
-    with pytest.raises(SystemExit) as end:
-        run_ranks(CONFIG, state)
-    assert end.value.code == 143
+    assert not (state / "error.txt").exists()
 
 
 def test_a_launcher_that_is_started_again_goes_on_with_the_job(cluster, state, capsys):

@@ -5,6 +5,7 @@ The key is the hash of the stage's configuration, its code, the keys of its inpu
 stage and what depends on it, on a laptop and on a cluster alike. Results live in ``<workspace>/stages/<stage>/<key>/``.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,15 +14,17 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from srpo.core.contracts.config import from_mapping
 from srpo.core.contracts.errors import InputError
 from srpo.core.execution.code import code_digest, versions
 from srpo.core.execution.progress import Progress
 from srpo.core.storage.files import appearing, digest_of, link_tree, list_files, write_json
+from srpo.core.storage.lease import lease
 
 MANIFEST = "manifest.json"
+LEASE = "lease"  # in the state folder
 RECORD_VARIABLE = "SRPO_RUN_RECORD"  # a file that `srpo run` reads: one JSON line for each stage that ended
 IMAGE_VARIABLE = "SRPO_IMAGE"  # the image of this container, as the package names it: no container knows its own
 COMMIT_VARIABLE = "SRPO_GIT_COMMIT"  # set in every image of ours, which carries no repository
@@ -57,6 +60,8 @@ class Stage:
     lookup: Callable[[Any, Path], Any] | None = None
     # Does what a result left outside of its folder (weights, a release) still stand? Without a hook there is nothing.
     intact: Callable[[Path, Path], bool] | None = None  # (folder of the result, workspace)
+    # Two tries at the same result would write to the same files of the state folder: they take turns, by a lease there.
+    alone: bool = False
 
     def names(self, which: type[Any]) -> list[str]:
         """Names of the inputs or outputs, in order."""
@@ -98,28 +103,14 @@ def execute(
         identity["sources"] = stage.lookup(settings, workspace)
     key = digest_of(identity)
     result = workspace / "stages" / stage.name / key
-    reused = (result / MANIFEST).is_file() and (stage.intact is None or stage.intact(result, workspace))
+    context = Context(workspace, workspace / "state" / stage.name / key, Progress(stage.name), identity["sources"])
+    reused = _is_finished(stage, result, workspace)
     if not reused:
-        shutil.rmtree(result, ignore_errors=True)
-        context = Context(workspace, workspace / "state" / stage.name / key, Progress(stage.name), identity["sources"])
-        with appearing(result) as partial:
-            made = {name: partial / FILE_NAMES.get(name, name) for name in stage.names(stage.outputs)}
-            for name, path in made.items():
-                (path.parent if name in FILE_NAMES else path).mkdir(parents=True, exist_ok=True)
-            given = {name: _as_path(inputs[name]) for name in names}
-            stage.run(settings, stage.inputs(**given), stage.outputs(**made), context)
-            for name, path in made.items():
-                if not path.exists():
-                    raise RuntimeError(f"stage {stage.name} did not write its output {name!r}")
-                if path.is_dir():
-                    files = list_files(path)
-                    write_json(
-                        path / MANIFEST,
-                        {"schema": "srpo.artifact/1", "artifact": name, "key": key}
-                        | identity
-                        | {"files": files, "versions": versions(), "image": image()},
-                    )
-            write_json(partial / MANIFEST, {"schema": "srpo.result/1", "key": key} | identity)
+        with _turn(stage, context.state):
+            reused = _is_finished(stage, result, workspace)  # by whoever had the turn before
+            if not reused:
+                given = {name: _as_path(inputs[name]) for name in names}
+                _make(stage, settings, stage.inputs(**given), context, result, identity)
     for name, target in outputs.items():
         target = Path(target)
         if target.is_dir():
@@ -128,6 +119,47 @@ def execute(
         link_tree(result / FILE_NAMES.get(name, name), target)
     _record(stage.name, key=key, reused=reused, seconds=round(time.time() - started, 2), result=str(result))
     return result
+
+
+def _is_finished(stage: Stage, result: Path, workspace: Path) -> bool:
+    return (result / MANIFEST).is_file() and (stage.intact is None or stage.intact(result, workspace))
+
+
+def _turn(stage: Stage, state: Path) -> contextlib.AbstractContextManager[object]:
+    """Alone in ``state``, where the stage wants that: others wait until we end, or have shown no life for a minute."""
+    if not stage.alone:
+        return contextlib.nullcontext()
+    told: set[str] = set()
+
+    def waiting(holder: str) -> None:
+        if holder not in told:
+            told.add(holder)
+            print(f"srpo: {stage.name}: {holder} makes this very result: waiting for it", flush=True)
+
+    return lease(state / LEASE, waiting)
+
+
+def _make(stage: Stage, settings: Any, inputs: Any, context: Context, result: Path, identity: dict[str, Any]) -> None:
+    """Run the stage into a folder that appears as ``result`` by one rename."""
+    shutil.rmtree(result, ignore_errors=True)
+    key = result.name
+    with appearing(result) as partial:
+        made = {name: partial / FILE_NAMES.get(name, name) for name in stage.names(stage.outputs)}
+        for name, path in made.items():
+            (path.parent if name in FILE_NAMES else path).mkdir(parents=True, exist_ok=True)
+        stage.run(settings, inputs, stage.outputs(**made), context)
+        for name, path in made.items():
+            if not path.exists():
+                raise RuntimeError(f"stage {stage.name} did not write its output {name!r}")
+            if path.is_dir():
+                files = list_files(path)
+                write_json(
+                    path / MANIFEST,
+                    {"schema": "srpo.artifact/1", "artifact": name, "key": key}
+                    | identity
+                    | {"files": files, "versions": versions(), "image": image()},
+                )
+        write_json(partial / MANIFEST, {"schema": "srpo.result/1", "key": key} | identity)
 
 
 def image() -> str | None:
@@ -151,10 +183,10 @@ def execute_or_exit(
     workspace: str | Path,
     inputs: Mapping[str, Path | Sequence[Path]],
     outputs: Mapping[str, Path],
-) -> None:
+) -> Path:
     """:func:`execute` as the body of a container: one clear last line on failure; exit code 2 for bad input, else 1."""
     try:
-        execute(stage, config, Path(workspace), inputs, outputs)
+        return execute(stage, config, Path(workspace), inputs, outputs)
     except InputError as error:
         _fail(stage.name, str(error), code=2)
     except KeyboardInterrupt:
@@ -194,7 +226,7 @@ def _as_path(value: Path | Sequence[Path]) -> Path | tuple[Path, ...]:
     return Path(value) if isinstance(value, (str, Path)) else tuple(Path(path) for path in value)
 
 
-def _fail(stage: str, message: str, code: int) -> None:
+def _fail(stage: str, message: str, code: int) -> NoReturn:
     _record(stage, error=message, code=code)
     print(f"srpo: {stage}: {message}", flush=True)
     raise SystemExit(code)
