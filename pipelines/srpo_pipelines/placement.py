@@ -6,7 +6,18 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from srpo.core.execution.stage import IMAGE_VARIABLE
-from srpo_pipelines.resources import CACHE, ENVIRONMENT, LABELS, MOUNT, PODS, USER, VARIABLES, VOLUME, images
+from srpo_pipelines.resources import (
+    CACHE,
+    ENVIRONMENT,
+    LABELS,
+    MOUNT,
+    PODS,
+    UNDISTURBED,
+    USER,
+    VARIABLES,
+    VOLUME,
+    images,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,4 +64,6 @@ def place(task: dsl.PipelineTask, stage: str, title: str, gpu: GpuNodes | None =
         task.register_pipeline_channels([gpu.type, gpu.count])  # else the compiler misses them inside the loop
         kubernetes.add_node_selector_json(task, gpu.node_selector)
         kubernetes.add_toleration_json(task, gpu.tolerations)
+        for name, value in UNDISTURBED.items():
+            kubernetes.add_pod_annotation(task, name, value)
     return task

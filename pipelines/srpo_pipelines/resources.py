@@ -14,6 +14,9 @@ CACHE = "/cache"  # what libraries compile and download at run time; the rest of
 USER = 10001  # as in images/Dockerfile
 LABELS = {"app.kubernetes.io/name": "srpo", "app.kubernetes.io/part-of": "srpo"}
 
+# Of pods on GPUs: what tidies up nodes (Karpenter, the cluster autoscaler) waits for them. A spot node may still go.
+UNDISTURBED = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
+
 # name of the secret -> key in it -> environment variable
 S3 = {"srpo-s3": {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")}}
 HUB = {"srpo-hub": {"HF_TOKEN": "HF_TOKEN"}}

@@ -12,7 +12,7 @@ import yaml
 from kubernetes.client import V1Taint
 
 from srpo_pipelines.doctor import tolerates
-from srpo_pipelines.resources import S3
+from srpo_pipelines.resources import LABELS, S3
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ["manifests/base", *(f"manifests/overlays/{path.name}" for path in (ROOT / "manifests/overlays").iterdir())]
@@ -137,6 +137,13 @@ def test_rights_are_named_one_by_one(rendered):
         if "secrets" in rule["resources"]:
             assert rule["resourceNames"]
             assert rule["verbs"] == ["get"]
+
+
+def test_nobody_may_call_the_pods_of_a_run(rendered):
+    (policy,) = [resource["spec"] for resource in yaml.safe_load_all(rendered) if resource["kind"] == "NetworkPolicy"]
+    assert policy["podSelector"]["matchLabels"].items() <= LABELS.items()
+    assert policy["policyTypes"] == ["Ingress"]
+    assert "ingress" not in policy
 
 
 def test_the_account_has_the_role_in_its_own_namespace(rendered):

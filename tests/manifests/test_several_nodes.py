@@ -10,7 +10,7 @@ import yaml
 from kubeflow_trainer_api import models
 from test_manifests import render
 
-from srpo_pipelines.resources import CACHE, ENVIRONMENT, MOUNT, TRACKERS, USER, VOLUME, images
+from srpo_pipelines.resources import CACHE, ENVIRONMENT, MOUNT, TRACKERS, UNDISTURBED, USER, VOLUME, images
 
 JOB = {
     "metadata": {"name": "srpo-train-a1"},
@@ -88,6 +88,7 @@ def test_the_pods_have_what_the_training_pod_of_one_node_has(pod):
     assert all(one["optional"] for one in references)
     (secret,) = TRACKERS
     assert {(one["name"], one["key"]) for one in references} == {(secret, key) for key in TRACKERS[secret]}
+    assert pod["metadata"]["annotations"] == UNDISTURBED
     assert container["envFrom"] == [{"configMapRef": {"name": ENVIRONMENT, "optional": True}}]
 
 
