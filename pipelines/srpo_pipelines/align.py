@@ -142,6 +142,6 @@ def align(
         evaluation=judged.outputs["evaluation"],
         samples=dsl.Collected(sampled.outputs["samples"]),
         prompts=prepared.outputs["prompts"],
-        rating_page=rated.outputs["page"],  # never the key: releases are read by others
+        rating_page=rated.outputs["Output"],  # where it stands; never the key: releases are read by others
     )
     place(exported, "export", "Export the release")

@@ -21,6 +21,7 @@ from srpo.core.execution.stage import of_the_key
 from srpo.train.nodes import NAMESPACE, POD
 from srpo_pipelines.align import align
 from srpo_pipelines.cli import main
+from srpo_pipelines.resources import UNDISTURBED
 from srpo_pipelines.settings import parameters
 
 GPU = {"cache-rewards", "encode-prompts", "train", "sample"}
@@ -135,6 +136,7 @@ def test_gpu_stages_and_they_alone_ask_for_gpus(package):
         assert ir.PLACEHOLDER.findall(kind) == (["pipelinechannel--gpu_type"] if name in GPU else []), name
         assert ("nodeSelectorJson" in pod.get("nodeSelector", {})) == (name in GPU), name
         assert any("tolerationJson" in one for one in pod.get("tolerations", [])) == (name in GPU), name
+        assert pod["podMetadata"].get("annotations", {}) == (UNDISTURBED if name in GPU else {}), name
         # fetch_base converts released `.pt` weights: torch, but no GPU.
         assert ("gpu" in container["image"]) == (name in GPU | {"fetch-base"}), name
 
@@ -168,6 +170,13 @@ def test_every_stage_has_requests_limits_and_the_workspace(package):
         mounts = kubernetes.get(f"exec-{name}", {}).get("pvcMount", [])
         found = [(mount["pvcNameParameter"]["runtimeValue"]["constant"], mount["mountPath"]) for mount in mounts]
         assert found == ([] if name in ("configure", "list-shards") else [("srpo-workspace", "/workspace")]), name
+
+
+def test_the_rating_page_is_named_to_the_release_and_not_copied_into_its_pod(package):
+    """Kubeflow copies each artifact that a task takes, and a page of gigabytes would be left out of the release."""
+    inputs = package[0]["root"]["dag"]["tasks"]["export"]["inputs"]
+    assert "rating_page" not in inputs["artifacts"]
+    assert inputs["parameters"]["rating_page"]["taskOutputParameter"]["producerTask"] == "rating-page"
 
 
 def test_stages_that_do_work_are_retried_with_backoff(package):

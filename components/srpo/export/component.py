@@ -17,11 +17,14 @@ def export(
     evaluation: dsl.Input[dsl.Dataset],
     samples: dsl.Input[list[dsl.Dataset]],
     prompts: dsl.Input[dsl.Dataset],
-    rating_page: dsl.Input[dsl.Dataset],
+    rating_page: str,
     release: dsl.Output[dsl.Model],
     report: dsl.Output[dsl.HTML],
 ) -> None:
-    """Publish the tuned model as a release; it becomes the candidate only if the evaluation passed."""
+    """Publish the tuned model as a release; it becomes the candidate only if the evaluation passed.
+
+    ``rating_page`` is where the page stands in the workspace: a large one is left out, and need not be copied for that.
+    """
     from pathlib import Path
 
     from srpo.core.execution.stage import execute_or_exit
@@ -37,7 +40,7 @@ def export(
             "evaluation": Path(evaluation.path),
             "samples": [Path(item.path) for item in samples],
             "prompts": Path(prompts.path),
-            "rating_page": Path(rating_page.path),
+            "rating_page": Path(rating_page),
         },
         outputs={"release": Path(release.path), "report": Path(report.path)},
     )

@@ -16,17 +16,22 @@ def rating_page(
     page: dsl.Output[dsl.Dataset],
     key: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
-) -> None:
-    """Make the page on which people rate the samples, blind, and the key that stays behind."""
+) -> str:
+    """Make the page on which people rate the samples, blind, and the key that stays behind.
+
+    Returns the folder in the workspace where the page stands. It may have gigabytes, and Kubeflow copies an artifact
+    into the pod of every stage that takes it: who reads it in part, or not at all, takes this.
+    """
     from pathlib import Path
 
     from srpo.core.execution.stage import execute_or_exit
     from srpo.rating_page.run import STAGE
 
-    execute_or_exit(
+    result = execute_or_exit(
         STAGE,
         config,
         workspace,
         inputs={"samples": [Path(item.path) for item in samples]},
         outputs={"page": Path(page.path), "key": Path(key.path), "report": Path(report.path)},
     )
+    return str(result / "page")
