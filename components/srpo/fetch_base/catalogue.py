@@ -6,9 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from srpo.core.contracts.config import from_mapping, nearest
+from srpo.core.contracts.config import from_mapping, nearest, read_mapping
 from srpo.core.contracts.errors import InputError, require
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -107,15 +105,7 @@ def _built_in() -> dict[Kind, dict[str, Entry]]:
 
 
 def _read(path: Path) -> dict[Kind, dict[str, Entry]]:
-    try:
-        text = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"catalogue {str(path)!r} cannot be read as YAML: {error}") from None
-    if not isinstance(text, dict):
-        raise InputError(f"catalogue {str(path)!r} holds {text!r}: it must be a mapping with {' and '.join(KINDS)}")
-    for key in text:
-        if key not in KINDS:
-            raise InputError(f"catalogue {str(path)!r} has no part {key!r}{nearest(str(key), KINDS)}")
+    text = read_mapping(path, "catalogue", KINDS)
     found: dict[Kind, dict[str, Entry]] = {kind: {} for kind in KINDS}
     for kind in KINDS:
         entries = text.get(kind) or {}

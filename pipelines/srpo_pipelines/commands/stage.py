@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from srpo.configure.promotion import ALL_STAGES as STAGES
-from srpo.core.contracts.config import describe, nearest
+from srpo.core.contracts.config import describe, nearest, read_mapping
 from srpo.core.contracts.errors import InputError
 
 HELP = "Run one stage on this machine."
@@ -106,17 +106,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or holds something else.
     """
-    import yaml
-
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--config {str(path)!r} cannot be read as YAML: {error}") from None
-    if not isinstance(given, dict):
-        raise InputError(f"--config {str(path)!r} holds {given!r}: it must be a mapping with {', '.join(KEYS)}")
-    for key in given:
-        if key not in KEYS:
-            raise InputError(f"{path} has no key {key!r}{nearest(str(key), KEYS)}")
+    given = read_mapping(path, "--config", KEYS)
     for key in ("config", "inputs", "outputs"):
         if not isinstance(given.setdefault(key, {}), dict):
             raise InputError(f"{path}: {key} is {given[key]!r}: it must be a mapping")

@@ -1,24 +1,14 @@
 """The report in a real browser: it asks for nothing, its viewer works by mouse and by keyboard, everyone can use it."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
+from browsers import CHROMIUM, FLAGS
 from scenes import Scene
 
 pytestmark = pytest.mark.real
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 HOSTILE = "</title></script><script>document.title='run'</script><img src=http://a.example/x onerror=alert(1)>"
 GOOD = {"reward.srp": 0.1, "held_out.score": 0.02, "p_realistic": 0.2, "frechet": -0.3}
 

@@ -47,7 +47,7 @@ def test_an_entry_that_is_none_is_refused(tmp_path, entry, said):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("reward: {}", "no part 'reward': did you mean 'rewards'?"),
+        ("reward: {}", "no key 'reward': did you mean 'rewards'?"),
         ("[1]", "it must be a mapping"),
         ("rewards: [1]", "rewards is [1]"),
         ("a: [", "cannot be read as YAML"),

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from browsers import CHROMIUM
 from playwright.sync_api import sync_playwright
-from rating_browser import CHROMIUM, Browser
+from rating_browser import Browser
 from rating_scenes import Scene
 
 

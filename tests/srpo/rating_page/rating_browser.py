@@ -1,18 +1,8 @@
 """A real browser at a rating page, and what a rater with a taste presses."""
 
-import shutil
 import time
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from browsers import CHROMIUM, FLAGS
 
 
 class Browser:

@@ -9,6 +9,7 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from srpo.core.contracts.errors import InputError
@@ -47,6 +48,27 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         return cls(**arguments)
     except InputError as error:
         raise InputError(f"{where}.{error}") from None
+
+
+def read_mapping(path: Path, name: str, keys: typing.Iterable[str]) -> dict[str, Any]:
+    """What the YAML file ``path`` holds; ``name`` is what messages call it, ``keys`` are those that it may have.
+
+    Raises:
+        InputError: it cannot be read, holds no mapping, or has another key.
+    """
+    import yaml  # here: settings are checked with this module, and `srpo --help` shall answer at once
+
+    known = tuple(keys)
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{name} {str(path)!r} cannot be read as YAML: {error}") from None
+    if not isinstance(given, dict):
+        raise InputError(f"{name} {str(path)!r} holds {given!r}: it must be a mapping with {', '.join(known)}")
+    for key in given:
+        if key not in known:
+            raise InputError(f"{name} {str(path)!r} has no key {key!r}{nearest(str(key), known)}")
+    return given
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from srpo.core.contracts.config import from_mapping, nearest
+from srpo.core.contracts.config import from_mapping, nearest, read_mapping
 from srpo.core.contracts.errors import InputError, require
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -58,14 +58,7 @@ def read_gates(path: Path) -> Gates:
     Raises:
         InputError: it cannot be read, has another key, or a condition is not of the form.
     """
-    import yaml  # here: settings are checked with this module, and `srpo --help` shall answer at once
-
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"gates {str(path)!r} cannot be read as YAML: {error}") from None
-    if not isinstance(given, Mapping):
-        raise InputError(f"gates {str(path)!r} holds {given!r}: it must be a mapping with gates and minimum_raters")
+    given = read_mapping(path, "gates", [field.name for field in dataclasses.fields(Gates)])
     return from_mapping(Gates, given, str(path))
 
 
