@@ -32,6 +32,8 @@ NODES_RIGHTS = (
 )
 KUEUE = "kueue.x-k8s.io"
 LAUNCHER = "kfp-launcher"  # Kubeflow's own config map: where artifacts go
+ARGO = ("workflow-controller-configmap", "kubeflow")  # that of Kubeflow's Argo, and its usual namespace
+UNTRIED = {"OnFailure": "vanishes with its node", "OnError": "fails"}  # Argo's policy -> what it does not try again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Cluster:
 
 def examine(cluster: Cluster, parameters: Parameters, images: Mapping[str, str]) -> Iterator[Finding]:
     """All findings about the cluster, in the order in which they are mended."""
-    for check in (check_namespace, check_account, check_rights, check_volume, check_launcher, check_secrets):
+    always = (check_namespace, check_account, check_rights, check_volume, check_launcher, check_retries, check_secrets)
+    for check in always:
         with refusals_told(check.__name__.removeprefix("check_")) as told:
             yield from check(cluster)
         yield from told
@@ -215,6 +218,26 @@ def check_launcher(cluster: Cluster) -> Iterator[Finding]:
     root = ((found.data if found else None) or {}).get("defaultPipelineRoot")
     said = f"artifacts go to {root}" if root else "artifacts go where Kubeflow was installed to put them"
     yield Finding("ok" if root else "note", "artifacts", said, "" if root else "manifests/overlays set kfp-launcher")
+
+
+def check_retries(cluster: Cluster) -> Iterator[Finding]:
+    """Which ends of a pod the cluster's Argo tries again: the package cannot say it (docs/cluster.md)."""
+    import yaml
+
+    found = present(cluster.core.read_namespaced_config_map, *ARGO)
+    if found is None:
+        name, namespace = ARGO
+        yield Finding("note", "retries", f"there is no {name} in {namespace}", "ask what Argo's retryPolicy is")
+        return
+    setting = yaml.safe_load((found.data or {}).get("workflowDefaults") or "") or {}
+    for key in ("spec", "templateDefaults", "retryStrategy"):
+        setting = setting.get(key) or {}
+    policy = setting.get("retryPolicy", "OnFailure")
+    if ends := UNTRIED.get(policy):
+        mend = "submit the same again: it goes on where it was"
+        yield Finding("note", "retries", f"Argo's retryPolicy is {policy}: a pod that {ends} ends the run", mend)
+    else:
+        yield Finding("ok", "retries", f"Argo's retryPolicy is {policy}")
 
 
 def check_secrets(cluster: Cluster) -> Iterator[Finding]:

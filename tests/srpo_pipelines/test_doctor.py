@@ -22,12 +22,19 @@ from srpo_pipelines.doctor import NODES_RIGHTS, RIGHTS, check_bucket, manifest_u
 ROOT = Path(__file__).resolve().parents[2]
 
 NAMESPACE = "/api/v1/namespaces/team"
+ARGO = "/api/v1/namespaces/kubeflow/configmaps/workflow-controller-configmap"
 RUNTIMES = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/team/trainingruntimes"
 QUEUES = "/apis/kueue.x-k8s.io/v1beta2/namespaces/team/localqueues"
 VERSION = {"groupVersion": "kueue.x-k8s.io/v1beta2", "version": "v1beta2"}
 GROUP = {"name": "kueue.x-k8s.io", "versions": [VERSION], "preferredVersion": VERSION}
 TAINT = {"key": "nvidia.com/gpu", "effect": "NoSchedule"}
 SECRET = "planted-secret-4711"
+
+
+def defaults(policy):
+    """Argo's configuration, as Kubeflow's manifests write it."""
+    strategy = {"limit": "2", "retryPolicy": policy}
+    return {"data": {"workflowDefaults": yaml.safe_dump({"spec": {"templateDefaults": {"retryStrategy": strategy}}})}}
 
 
 def node(name, gpus, labels=None, taints=(), **spec):
@@ -60,6 +67,7 @@ def sound():
         },
         "/apis/storage.k8s.io/v1/storageclasses/efs": {"provisioner": "efs", "volumeBindingMode": "Immediate"},
         f"{NAMESPACE}/configmaps/kfp-launcher": {"data": {"defaultPipelineRoot": "s3://bucket/kfp"}},
+        ARGO: defaults("Always"),
         f"{NAMESPACE}/configmaps/srpo-environment": {"data": {"AWS_REGION": "eu-central-1"}},
         **{
             f"{NAMESPACE}/secrets/{name}": {"data": {"KEY": SECRET}}
@@ -174,7 +182,7 @@ def test_a_sound_cluster_is_ready(capsys, kubernetes, server):
     assert (code, last) == (0, "ready, 0 to know"), lines
     assert set(lines) == {
         *("kubeflow", "namespace", "service account", "rights", "volume", "artifacts", "secret", "config map"),
-        *("nodes", "image"),
+        *("retries", "nodes", "image"),
     }
     assert all(line.startswith("ok ") for line in lines.values()), lines
     assert "the largest has 8 nvidia.com/gpu" in lines["nodes"]
@@ -205,6 +213,24 @@ def test_what_is_missing_is_named_with_its_mend(capsys, kubernetes, gone, about,
     assert lines[about].startswith(state), lines
     assert said in lines[about]
     assert (code, last) == ((1, "1 to mend, 0 to know") if state == "fail" else (0, "ready, 1 to know"))
+
+
+@pytest.mark.parametrize(
+    ("argo", "said"),
+    [
+        ({"data": {}}, "retryPolicy is OnFailure: a pod that vanishes with its node ends the run"),
+        (defaults("OnError"), "retryPolicy is OnError: a pod that fails ends the run"),
+        (None, "there is no workflow-controller-configmap in kubeflow"),
+    ],
+)
+def test_what_the_cluster_does_not_try_again_is_said(capsys, kubernetes, argo, said):
+    kubernetes.there.pop(ARGO)
+    if argo is not None:
+        kubernetes.there[ARGO] = argo
+    code, lines, last = examined(capsys, kubernetes)
+    assert (code, last) == (0, "ready, 1 to know")
+    assert lines["retries"].startswith("note")
+    assert said in lines["retries"]
 
 
 def test_rights_that_the_account_lacks_are_named(capsys, kubernetes):
