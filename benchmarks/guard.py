@@ -25,7 +25,6 @@ GUARDED = {
     "resolution": 32,
     "processes": 2,
     "compute_dtype": "float32",
-    "gradient_checkpointing": False,
     "guard_every": 2,
     "guard_tolerance": 0.04,
     "trackers": (),

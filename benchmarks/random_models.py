@@ -1,8 +1,10 @@
-"""Models with random weights and texts without a model behind them: what a benchmark of speed needs of a run."""
+"""Training steps of models with random weights and of texts without a model behind them: the trainer's own parts."""
 
+import contextlib
 import dataclasses
 import json
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,19 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from srpo.core.backbones.conditioning import Conditioning
+from srpo.core.backbones.conditioning import DTYPES, Conditioning
+from srpo.core.backbones.flux import Flux
 from srpo.core.contracts.prompts import Prompt
 from srpo.core.execution.device import find_device
 from srpo.core.objective import draws
 from srpo.core.rewards.dual_encoder import ImageTower
 from srpo.core.rewards.preprocessing import Preprocessing
 from srpo.tiny import world
+from srpo.train import sharding, step
 from srpo.train.config import Config
 from srpo.train.cost import Models
-from srpo.train.memory import Folders
+from srpo.train.gradients import GradientSums, clip_gradient
+from srpo.train.memory import Folders, Kept
 
 FLUX1 = {
     "in_channels": 64,
@@ -109,10 +114,78 @@ def random_weight(config: Config, name: str, shape: torch.Size, stored: dict[str
 
 def random_tower(settings: dict[str, Any], device: torch.device, dtype: torch.dtype) -> ImageTower:
     """A CLIP's image tower."""
-    with torch.device(device):
-        model = CLIPVisionModelWithProjection(CLIPVisionConfig(**settings)).to(dtype).requires_grad_(False).eval()
+    with device, default_dtype(dtype):
+        model = CLIPVisionModelWithProjection(CLIPVisionConfig(**settings)).requires_grad_(False).eval()
+    with device:
         mean, deviation = torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.25)
     return ImageTower(model, Preprocessing(settings["image_size"], mean, deviation))
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Within, what is made is of ``dtype``."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class Steps:
+    """A training run on random weights: ``steps(number)`` is one whole step of it, on the first of the ranks.
+
+    Args:
+        config: the run's settings.
+        models: what is trained, and on what.
+        folder: an empty one, for the models' settings.
+        device: where all of it is.
+        kept: the activations that are kept.
+        fake: a mode in which all but the transformer's structure is made.
+    """
+
+    def __init__(
+        self, config: Config, models: Models, folder: Path, device: torch.device, kept: Kept, fake: Any = None
+    ) -> None:
+        described(folder, models)
+        self.config = config
+        self.transformer = sharding.sharded_transformer(config, Flux, folder / "transformer", device)
+        with fake or contextlib.nullcontext():
+            self._surround(models, device, kept)
+
+    def _surround(self, models: Models, device: torch.device, kept: Kept) -> None:
+        config, dtype = self.config, DTYPES[self.config.compute_dtype]
+        sharding.recompute_blocks(self.transformer, kept.blocks)
+        with device, default_dtype(dtype):
+            vae = AutoencoderKL(**models.vae)
+        self.flux = Flux(self.transformer, vae, dtype)
+        if not kept.decoder:
+            self.flux.recompute_decoder()
+        self.tower = random_tower(models.tower, device, DTYPES[config.reward_dtype])
+        self.held_out = random_tower(models.tower, device, torch.float32)  # no step needs it; the memory holds it
+        self.texts: Any = RandomTexts.of(models, config.batch_size)
+        self.trained = sharding.trained_parameters(self.transformer)
+        self.optimizer, self.gradients = sharding.make_optimizer(config, self.transformer), GradientSums(self.trained)
+
+    def __call__(self, number: int) -> dict[str, float]:
+        """Step ``number``: what it says of itself."""
+        config, reward = self.config, step.Reward("reward", self.tower, 1.0)
+        rows = list(range(config.batch_size // config.processes))
+        sums = step.gradient_step(config, self.flux, [reward], self.texts, number, rows, 1 / config.batch_size)
+        self.gradients.give()
+        clip_gradient(self.trained, config.clip_norm)
+        with step.Stopwatch(next(self.transformer.parameters()).device)("optimizer") as watch:
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            sharding.drop_gathered(self.transformer)
+        return sums | {"seconds_optimizer": watch.total["optimizer"]}
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that stays from step to step."""
+        for module in (self.transformer, self.flux.vae, self.tower.model, self.held_out.model):
+            yield from (*module.parameters(), *module.buffers())
+        for state in self.optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
 
 
 class _Reader:

@@ -88,7 +88,7 @@ class TinyWorld:
 def settings(**changes: Any) -> Config:
     """The published settings on the tiny model: learning rate 3e-5 and batch 8 unless changed."""
     tiny = {"batch_size": 8, "micro_batch_size": 8, "resolution": 32, "learning_rate": 3e-5}
-    return from_mapping(Config, tiny | {"compute_dtype": "float32", "gradient_checkpointing": False} | changes, "train")
+    return from_mapping(Config, tiny | {"compute_dtype": "float32"} | changes, "train")
 
 
 def machine() -> dict[str, str]:

@@ -12,6 +12,7 @@ several steps counts: what else the machine does only adds. Two minutes on one c
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import socket
@@ -23,17 +24,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from encode import peak
-from random_models import MODELS, RandomTexts, described, random_tower, random_weight
+from random_models import MODELS, Steps, described, random_weight
 from tiny_world import machine
 
 from srpo.core.backbones.conditioning import DTYPES
-from srpo.core.backbones.flux import Flux
 from srpo.train import cost, sharding, step
 from srpo.train.config import Config
-from srpo.train.gradients import GradientSums, clip_gradient
-from srpo.train.memory import memory_parts
+from srpo.train.memory import Kept, choose_kept, free_bytes, memory_parts
 
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"lora_rank": 32, "reward_dtype": "bfloat16"},
@@ -41,11 +39,12 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 TINY = {"compute_dtype": "float32", "micro_batch_size": 32, "batch_size": 32}
 TINY_METHODS: dict[str, dict[str, Any]] = {
-    "kept": {"gradient_checkpointing": False},
-    "checkpointed": {"gradient_checkpointing": True},
-    "4 rows a call": {"gradient_checkpointing": False, "micro_batch_size": 4},
+    "kept": {"gradient_checkpointing": "never"},
+    "computed again": {"gradient_checkpointing": "always"},
+    "4 rows a call": {"gradient_checkpointing": "never", "micro_batch_size": 4},
 }
 H200, USE = 788e12, 0.5  # FLOP/s of a bfloat16 product, and the share of it that a prediction reckons with
+H200_BYTES = 139 * 2**30  # of memory that is free before a run
 
 
 PEAKS: dict[str, float] = {}  # the most bytes that a phase held, over all steps
@@ -102,49 +101,36 @@ def settings(size: str, method: str, resolution: int) -> Config:
     return Config(**{"resolution": resolution, "trackers": ()} | changes)
 
 
-def measure(size: str, config: Config, device: torch.device, steps: int) -> dict[str, Any]:
+def measure(size: str, config: Config, device: torch.device, kept: Kept, steps: int) -> dict[str, Any]:
     """Seconds and peak bytes of each phase of a whole step, per sample of the batch."""
-    models, dtype = MODELS[size], DTYPES[config.compute_dtype]
     with TemporaryDirectory() as folder, one_rank(device):
-        described(Path(folder), models)
         sharding.initial, sharding.read_weights = random_weight, lambda folder: {}
-        transformer = sharding.sharded_transformer(config, Flux, Path(folder) / "transformer", device)
-        with torch.device(device):
-            vae = AutoencoderKL(**models.vae).to(dtype)
-        flux = Flux(transformer, vae, dtype)
-        reward = step.Reward("reward", random_tower(models.tower, device, DTYPES[config.reward_dtype]), 1.0)
-        texts: Any = RandomTexts.of(models, config.batch_size)
-        trained = sharding.trained_parameters(transformer)
-        optimizer, gradients = sharding.make_optimizer(config, transformer), GradientSums(trained)
-        rows, found = list(range(config.batch_size)), []
+        run, found = Steps(config, MODELS[size], Path(folder), device, kept), []
         resting = torch.cuda.memory_allocated(device) if device.type == "cuda" else peak(now=True) * 1e6
         step.Stopwatch = Meter  # what the step measures itself by
         PEAKS.clear()
         for number in range(steps + 1):
-            sums = step.gradient_step(config, flux, [reward], texts, number, rows, 1 / config.batch_size)
-            gradients.give()
-            clip_gradient(trained, config.clip_norm)
-            with Meter(device)("optimizer") as watch:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                sharding.drop_gathered(transformer)
-            phases = {name: sums[f"seconds_{name}"] for name in cost.PHASES}
-            found.append(phases | {"optimizer": watch.total["optimizer"]})
-        least = {name: min(row[name] for row in found[1:]) / len(rows) for name in found[0]}
+            sums = run(number)
+            found.append({name: sums[f"seconds_{name}"] for name in (*cost.PHASES, "optimizer")})
+        least = {name: min(row[name] for row in found[1:]) / config.batch_size for name in found[0]}
     return {"seconds": least, "peak_bytes": dict(PEAKS), "resting_bytes": resting}
 
 
 def row(size: str, method: str, resolution: int, device: torch.device | None, steps: int) -> dict[str, Any]:
     """One configuration, measured on ``device`` or, without one, predicted."""
     config, models = settings(size, method, resolution), MODELS[size]
-    flops = cost.step_flops(config, models)
-    result: dict[str, Any] = {"size": size, "method": method, "resolution": resolution, "flops_per_sample": flops}
     with TemporaryDirectory() as folder:
-        result["predicted_bytes"] = memory_parts(config, described(Path(folder), models), 1, models.text_tokens)
+        folders = described(Path(folder), models)
+        free = H200_BYTES if device is None else free_bytes(1, device)
+        kept = choose_kept(config, folders, 1, free, models.text_tokens)
+        predicted_bytes = memory_parts(config, folders, 1, kept, models.text_tokens)
+    flops = cost.step_flops(config, models, kept)
+    result: dict[str, Any] = {"size": size, "method": method, "resolution": resolution, "flops_per_sample": flops}
+    result |= {"kept": dataclasses.asdict(kept), "predicted_bytes": predicted_bytes}
     if device is None:
         return result | {"measured": None, "predicted_seconds": cost.step_seconds(flops, H200, USE)}
     rate = matmul_rate(device, DTYPES[config.compute_dtype])
-    measured = measure(size, config, device, steps)
+    measured = measure(size, config, device, kept, steps)
     use = {name: flops[name] / measured["seconds"][name] / rate for name in flops}
     overall = sum(flops.values()) / sum(measured["seconds"][name] for name in flops) / rate
     predicted = cost.step_seconds(flops, rate, overall)

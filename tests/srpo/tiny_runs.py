@@ -24,7 +24,6 @@ TRAIN = {
     "rollout_steps": 4,
     "learning_rate": 1e-4,
     "compute_dtype": "float32",
-    "gradient_checkpointing": False,
     "guard_prompts": 2,
     "guard_noises": 2,
     "guard_steps": 3,

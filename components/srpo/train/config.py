@@ -75,7 +75,7 @@ class Config:
     processes: int = 1  # ranks: the GPUs of all pods, or processes on a CPU
     micro_batch_size: int = 4  # rows a forward: samples; in a gradient pass samples x branches x injections
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    gradient_checkpointing: bool = True
+    gradient_checkpointing: Literal["auto", "always", "never"] = "auto"  # activations computed again: as memory demands
     checkpoint_every: int = 5
     keep_checkpoints: int = 2
     nonfinite_limit: int = 3  # steps skipped for a loss or gradient that is not finite, before the run stops

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from srpo.train.config import Config
+from srpo.train.memory import Kept, block_count
 
 Settings = Mapping[str, Any]
 PHASES = ("rollout", "forward", "decode", "reward", "backward")
@@ -80,18 +81,18 @@ def tower_flops(settings: Settings) -> int:
     return int(2 * (settings["num_hidden_layers"] * layer + ends))
 
 
-def step_flops(config: Config, models: Models) -> dict[str, float]:
+def step_flops(config: Config, models: Models, kept: Kept) -> dict[str, float]:
     """Operations of one prompt's rollout and all its gradient passes, by phase; an image-step is one injection of it.
 
     A backward pass costs two forwards where weights are trained, one where only gradients go through (LoRA's base, the
-    decoder, the reward), and one more where activations are computed again.
+    decoder, the reward), and one more where activations are not ``kept``.
     """
     calls = 2 if config.true_guidance > 1 else 1
     model = calls * transformer_flops(models.transformer, image_tokens(models, config.resolution), models.text_tokens)
     decoder, tower = decoder_flops(models.vae, config.resolution), tower_flops(models.tower)
     passes = config.injections * (2 if config.branches == "both" else 1)
-    again = 1 if config.gradient_checkpointing else 0
-    backward = ((1 if config.lora_rank else 2) + again) * model + (1 + again) * decoder + tower
+    again = 1 - kept.blocks / block_count(models.transformer)
+    backward = ((1 if config.lora_rank else 2) + again) * model + (1 if kept.decoder else 2) * decoder + tower
     return {
         "rollout": config.rollout_steps * float(model),
         "forward": passes * float(model),

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
 
 from srpo.core.backbones.backbone import Backbone
 from srpo.core.backbones.conditioning import DTYPES
@@ -71,9 +72,22 @@ def sharded_transformer(config: Config, kind: type[Backbone], folder: Path, devi
     model.to_empty(device=device)
     check_sharding(model, ranks)
     load_base(config, model, folder)
-    if config.gradient_checkpointing:
-        model.enable_gradient_checkpointing()
     return model.train()
+
+
+def recompute_blocks(model: Any, kept: int) -> None:
+    """Let all blocks but the last ``kept`` compute their activations again in the backward pass.
+
+    The last ones' are freed first, so that the room they leave is there when the others are computed again.
+    """
+    blocks = [block for name in BLOCKS for block in getattr(model, name, ())]
+    again = set(blocks[: len(blocks) - kept])
+
+    def call(block: Any, *inputs: Any) -> Any:
+        return checkpoint(block, *inputs, use_reentrant=False) if block in again else block(*inputs)
+
+    if again:
+        model.enable_gradient_checkpointing(call)
 
 
 def master_dtype(config: Config) -> torch.dtype:

@@ -92,7 +92,7 @@ def gradient_step(
                 clean = None if x0 is None else x0[places]
                 found = estimate(config, velocity, sigmas, clean, noise[places], step, part)
             with seconds("decode"):
-                pixels = backbone.decode(found.x0_hat, size, size, checkpointed=config.gradient_checkpointing)
+                pixels = backbone.decode(found.x0_hat, size, size)
             with seconds("reward"):
                 gain = torch.zeros(len(part), device=device)
                 for reward in rewards:

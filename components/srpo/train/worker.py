@@ -35,7 +35,7 @@ from srpo.train.gradients import GradientSums, clip_gradient
 from srpo.train.guard import best_reading, collapsed, read_guard
 from srpo.train.interruption import Heartbeat, Interrupted, Interruption
 from srpo.train.launcher import ERROR, RESULT, TERMINATED
-from srpo.train.memory import Folders, check_memory
+from srpo.train.memory import Folders, choose_kept, free_bytes
 from srpo.train.records import Recorder, readings, step_record
 from srpo.train.sharding import (
     MovingAverage,
@@ -43,6 +43,7 @@ from srpo.train.sharding import (
     gather,
     make_optimizer,
     process_group,
+    recompute_blocks,
     save_weights,
     sharded_transformer,
     trained_parameters,
@@ -101,7 +102,7 @@ def train(job: Job, config: Config) -> None:
         rank, world = dist.get_rank(), dist.get_world_size()
         interruption.device = device
         check_ranks(config, world)
-        check_memory(config, job.folders(), world, device)
+        kept = choose_kept(config, job.folders(), world, free_bytes(world, device))
         newest = newest_checkpoint(state)
         records = read_facts(newest, config) if newest else [{"step": 0}]
         roles = [role for role, _, _ in job.rewards]
@@ -111,9 +112,12 @@ def train(job: Job, config: Config) -> None:
         kind = backbone_of(Path(job.base))
         base = Path(job.base) / "transformer"
         transformer = sharded_transformer(config, kind, base, device)
+        recompute_blocks(transformer, kept.blocks)
         dtype, precise = DTYPES[config.compute_dtype], DTYPES[config.reward_dtype]
         vae, scheduler = kind.load_vae(Path(job.base), device, dtype), load_scheduler(Path(job.base))
         backbone = kind(transformer, vae, dtype, scheduler)
+        if not kept.decoder:
+            backbone.recompute_decoder()
         rewards = [
             Reward(role, load_reward(Path(folder), device, precise), weight) for role, folder, weight in job.rewards
         ]

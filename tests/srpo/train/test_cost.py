@@ -3,35 +3,16 @@
 import pytest
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
+from random_models import FLUX1, FLUX1_VAE, MODELS, VIT_H
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from srpo.train import cost
 from srpo.train.config import Config
+from srpo.train.memory import Kept
 
-FLUX = {
-    "in_channels": 64,
-    "num_layers": 19,
-    "num_single_layers": 38,
-    "attention_head_dim": 128,
-    "num_attention_heads": 24,
-    "joint_attention_dim": 4096,
-    "pooled_projection_dim": 768,
-    "guidance_embeds": True,
-    "axes_dims_rope": (16, 56, 56),
-}
-SMALL = FLUX | {"num_layers": 2, "num_single_layers": 3, "attention_head_dim": 32, "axes_dims_rope": (8, 12, 12)}
-VAE = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16, "out_channels": 3}
-VIT_H = {
-    "hidden_size": 1280,
-    "intermediate_size": 5120,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 16,
-    "patch_size": 14,
-    "image_size": 224,
-    "projection_dim": 1024,
-}
-FLUX_DEV = cost.Models(FLUX, VAE, VIT_H)
+SMALL = FLUX1 | {"num_layers": 2, "num_single_layers": 3, "attention_head_dim": 32, "axes_dims_rope": (8, 12, 12)}
+FLUX_DEV, AGAIN = MODELS["flux1"], Kept(0, decoder=False)
 
 
 def counted(run):
@@ -70,31 +51,25 @@ def test_a_forward_of_the_transformer_is_counted_exactly(settings, image, text):
 
 def test_flux_at_its_full_size_is_37_tflop_a_forward():
     with torch.device("meta"):
-        model = FluxTransformer2DModel(**FLUX)
+        model = FluxTransformer2DModel(**FLUX1)
         found = counted(lambda: forward(model, 2025, 512))
-    assert found == cost.transformer_flops(FLUX, cost.image_tokens(FLUX_DEV, 720), 512)
+    assert found == cost.transformer_flops(FLUX1, cost.image_tokens(FLUX_DEV, 720), 512)
     assert found == pytest.approx(37.3e12, rel=0.005)
 
 
 @pytest.mark.parametrize(
     ("settings", "resolution"),
     [
-        (VAE, 720),
-        (VAE, 1024),
-        (VAE | {"block_out_channels": (16, 32, 64), "layers_per_block": 1}, 32),
+        (FLUX1_VAE, 720),
+        (FLUX1_VAE, 1024),
+        (FLUX1_VAE | {"block_out_channels": (16, 32, 64), "layers_per_block": 1}, 32),
     ],
 )
 def test_the_decoder_is_counted_exactly(settings, resolution):
     levels = len(settings["block_out_channels"])
     with torch.device("meta"):
-        vae = AutoencoderKL(
-            **settings,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            norm_num_groups=8,
-            use_post_quant_conv=False,
-            use_quant_conv=False,
-        )
+        up, down = ("UpDecoderBlock2D",) * levels, ("DownEncoderBlock2D",) * levels
+        vae = AutoencoderKL(**settings | {"up_block_types": up, "down_block_types": down, "norm_num_groups": 8})
         side = resolution // 2 ** (levels - 1)
         found = counted(lambda: vae.decode(torch.zeros(1, 16, side, side)))
     assert found == cost.decoder_flops(settings, resolution)
@@ -123,7 +98,7 @@ def test_a_backward_pass_costs_two_forwards_or_three(checkpointed):
 
 
 def test_a_sample_as_published_is_about_1_3_pflop_and_three_quarters_of_it_rollout():
-    flops = cost.step_flops(Config(), FLUX_DEV)
+    flops = cost.step_flops(Config(), FLUX_DEV, AGAIN)
     assert set(flops) == set(cost.PHASES)
     assert sum(flops.values()) == pytest.approx(1.3e15, rel=0.05)
     assert 0.65 < flops["rollout"] / sum(flops.values()) < 0.8
@@ -133,12 +108,20 @@ def test_a_sample_as_published_is_about_1_3_pflop_and_three_quarters_of_it_rollo
 
 
 def test_injections_share_the_rollout_and_lora_spares_a_forward():
-    one, four = cost.step_flops(Config(), FLUX_DEV), cost.step_flops(Config(injections=4), FLUX_DEV)
+    one, four = cost.step_flops(Config(), FLUX_DEV, AGAIN), cost.step_flops(Config(injections=4), FLUX_DEV, AGAIN)
     assert four["rollout"] == one["rollout"]
     assert four["backward"] == 4 * one["backward"]
-    lora = cost.step_flops(Config(lora_rank=32), FLUX_DEV)
-    model = cost.transformer_flops(FLUX, 2025, 512)
+    lora = cost.step_flops(Config(lora_rank=32), FLUX_DEV, AGAIN)
+    model = cost.transformer_flops(FLUX1, 2025, 512)
     assert one["backward"] - lora["backward"] == 2 * model
+
+
+def test_what_is_kept_is_not_computed_again():
+    again, half = cost.step_flops(Config(), FLUX_DEV, AGAIN), cost.step_flops(Config(), FLUX_DEV, Kept(19, False))
+    never = cost.step_flops(Config(), FLUX_DEV, Kept(57, decoder=True))
+    model, decoder = cost.transformer_flops(FLUX1, 2025, 512), cost.decoder_flops(FLUX_DEV.vae, 720)
+    assert again["backward"] - half["backward"] == pytest.approx(2 * model / 3)
+    assert again["backward"] - never["backward"] == pytest.approx(2 * (model + decoder))
 
 
 def test_ranks_gather_what_is_trained_only():

@@ -29,6 +29,7 @@ def test_parameters_are_counted_from_the_headers_alone(tmp_path):
     assert memory.parameter_count(tmp_path) == 24
 
 
+NOTHING = memory.Kept(0, decoder=False)
 P, GIB = 11_901_408_320, 2**30  # FLUX.1-dev
 TARGETS = ("to_q", "to_k", "to_v")
 
@@ -72,25 +73,24 @@ def flux_dev(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "gib"),
     [
-        ({"lora_rank": 32, "reward_dtype": "bfloat16"}, 0.95 * 40),
+        ({"lora_rank": 32, "reward_dtype": "bfloat16"}, 40),
         ({"lora_rank": 32, "reward_dtype": "bfloat16", "quantised_base": True}, 24),
-        ({"precision": "bf16_stochastic"}, 0.95 * 130),
+        ({"precision": "bf16_stochastic"}, 130),
     ],
 )
 def test_flux_fits_one_gpu_as_lora_and_whole(flux_dev, settings, gib):
-    """At 720 x 720, one sample at a time, with activations, VAE and both rewards."""
-    parts = memory.memory_parts(Config(micro_batch_size=1, **settings), flux_dev, 1)
-    assert 0.6 * gib * GIB < sum(parts.values()) < gib * GIB
-    assert parts["activations"] == pytest.approx((0.96 + 5.75) * GIB, rel=0.05), "checkpoints and decoder, as counted"
+    """At 720 x 720, one sample at a time, with activations, VAE and both rewards, and room for what a GPU adds."""
+    parts = memory.memory_parts(Config(micro_batch_size=1, **settings), flux_dev, 1, NOTHING)
+    assert 0.7 * gib * GIB < sum(parts.values()) < 0.85 * gib * GIB
 
 
 def test_a_run_that_cannot_fit_is_refused_with_the_mend(flux_dev, monkeypatch):
-    need = sum(memory.memory_parts(Config(), flux_dev, 2).values())
+    need = sum(memory.memory_parts(Config(), flux_dev, 2, NOTHING).values())
     monkeypatch.setattr(memory, "_available", lambda: 2 * need - 2)
     with pytest.raises(InputError, match=r"about 1.. GB a process \(gathered weights 23.8 GB.*are free.*lora_rank"):
-        memory.check_memory(Config(), flux_dev, 2, torch.device("cpu"))
+        memory.choose_kept(Config(), flux_dev, 2, memory.free_bytes(2, torch.device("cpu")))
     monkeypatch.setattr(memory, "_available", lambda: 2 * need)
-    memory.check_memory(Config(), flux_dev, 2, torch.device("cpu"))
+    assert memory.choose_kept(Config(), flux_dev, 2, memory.free_bytes(2, torch.device("cpu"))) == NOTHING
 
 
 def test_the_most_style_ships_among_what_kept_its_alignment():

@@ -82,7 +82,7 @@ def test_the_base_takes_a_byte_a_number_and_moves_the_velocity_little(tiny_run, 
 
 def test_what_ships_is_the_base_as_it_is_with_the_adapter(tiny_run):
     options = ALWAYS | LORA | {"quantised_base": True, "processes": 2, "compute_dtype": "bfloat16"}
-    checkpoint = train(tiny_run, "quantised", **options | {"gradient_checkpointing": True})
+    checkpoint = train(tiny_run, "quantised", **options | {"gradient_checkpointing": "always"})
     shipped, base = weights(tiny_run, checkpoint), read_weights(base_of(tiny_run))
     adapter = load_file(weights_folder(tiny_run, checkpoint) / "lora" / "pytorch_lora_weights.safetensors")
     assert shipped.keys() == base.keys()

@@ -20,7 +20,7 @@ def test_a_folder_of_qwen_image_is_trained_and_diffusers_loads_the_result(tmp_pa
     run, drawn = TinyRun(tmp_path), {"train_prompts": 4}
     # The recipe's settings for the method, with true guidance; everything else is cut down.
     recipe = {"branches": "denoise", "k_denoise": [0.0, 0.0], "loss": "reward", "late_weighting": True}
-    cut = {"steps": 1, "guidance": 3.5, "gradient_checkpointing": True, "guard_tolerance": 2.0}
+    cut = {"steps": 1, "guidance": 3.5, "gradient_checkpointing": "always", "guard_tolerance": 2.0}
     made = ("models", "prompts", "embeddings", "text_features")
     for name, config, inputs, output in (
         ("prepare_prompts", {"train_prompts": 6, "held_out_prompts": 2}, (), "prompts"),

@@ -221,7 +221,7 @@ def test_lora_merged_is_lora_applied_and_the_average_is_what_ships(tiny_run):
 
 def test_bfloat16_compute_with_a_frozen_base_keeps_a_float32_adapter(tiny_run):
     """Two dtypes in one sharded model, checkpointed activations, two ranks: what a LoRA run on GPUs does."""
-    options = {"compute_dtype": "bfloat16", "lora_rank": 4, "gradient_checkpointing": True, "processes": 2}
+    options = {"compute_dtype": "bfloat16", "lora_rank": 4, "gradient_checkpointing": "always", "processes": 2}
     checkpoint = train(tiny_run, "bfloat16", **ALWAYS | options)
     adapter = load_file(weights_folder(tiny_run, checkpoint) / "lora" / "pytorch_lora_weights.safetensors")
     assert {value.dtype for value in adapter.values()} == {torch.float32}

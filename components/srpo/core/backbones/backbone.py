@@ -5,6 +5,7 @@ shrinks by s to C channels. Packing is a permutation, so the objective works on 
 one by one: training loads no text encoder, text encoding loads no transformer.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -28,6 +29,7 @@ class Backbone(ABC):
 
     transformer_class: ClassVar[Any]
     vae_class: ClassVar[Any]
+    residual_block: ClassVar[Any]  # what the VAE's decoder is made of
 
     def __init__(
         self, transformer: Any, vae: Any, compute_dtype: torch.dtype = torch.float32, scheduler: Any = None
@@ -126,15 +128,21 @@ class Backbone(ABC):
         """Packed clean latents ``[B, N, C]`` float32 of ``pixels [B, 3, H, W]`` in [0, 1] (the posterior's mode)."""
         return self.pack(self._encode((pixels * 2 - 1).to(self.compute_dtype)))
 
-    def decode(self, x0: Tensor, height: int, width: int, checkpointed: bool = False) -> Tensor:
+    def decode(self, x0: Tensor, height: int, width: int) -> Tensor:
         """Pixels ``[B, 3, height, width]`` float32, about [0, 1] but not clamped: a clamp would kill the gradient.
 
-        With ``checkpointed`` the decoder's activations are computed again in the backward pass. No tiling: its seams
-        would be rewarded.
+        No tiling: its seams would be rewarded.
         """
-        latents = self.unpack(x0, height, width)
-        pixels = checkpoint(self._decode, latents, use_reentrant=False) if checkpointed else self._decode(latents)
-        return pixels.float() / 2 + 0.5
+        return self._decode(self.unpack(x0, height, width)).float() / 2 + 0.5
+
+    def recompute_decoder(self) -> None:
+        """From now on, compute the decoder's activations again in the backward pass, one residual block at a time.
+
+        As one piece it would hold all of them at once when its turn comes, for the same work.
+        """
+        for module in self.vae.decoder.modules():
+            if isinstance(module, self.residual_block):
+                module.forward = functools.partial(checkpoint, module.forward, use_reentrant=False)
 
     @abstractmethod
     def _encode(self, pixels: Tensor) -> Tensor:

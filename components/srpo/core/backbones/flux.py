@@ -2,6 +2,7 @@
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from torch import Tensor
 
@@ -18,6 +19,7 @@ class Flux(Backbone):
 
     transformer_class = FluxTransformer2DModel
     vae_class = AutoencoderKL
+    residual_block = ResnetBlock2D
 
     def velocity(
         self,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage, QwenImageResidualBlock
 from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
 from torch import Tensor
 
@@ -26,6 +26,7 @@ class QwenImage(Backbone):
 
     transformer_class = QwenImageTransformer2DModel
     vae_class = AutoencoderKLQwenImage
+    residual_block = QwenImageResidualBlock
 
     @classmethod
     def empty_transformer(cls, folder: Path) -> Any:
