@@ -64,12 +64,17 @@ def lines(summary: dict[str, Any], evaluation: dict[str, Any]) -> list[str]:
     shown += chosen(summary["checkpoint"])
     for gate in evaluation.get("gates") or []:
         mark = "passed" if gate.get("passed") else "FAILED"
-        shown.append(f"  {mark}  {gate.get('condition')} (found {_number(gate.get('value'))})")
+        shown.append(f"  {mark}  {gate.get('condition')} ({found(gate.get('value'))})")
     shown.append(f"release: {summary['release'] or '-'} ({'candidate' if summary['promoted'] else 'not promoted'})")
     shown.append(f"report:  {summary['report'] or '-'}")
     if summary["rating_page"]:
         shown.append(f"rating:  {summary['rating_page']} (for people; its key is in {RATING_KEY}/)")
     return shown
+
+
+def found(value: Any) -> str:
+    """What a gate met. Without a judge that knows the model and its prompts, what it would say is not measured."""
+    return "not measured in this run" if value is None else f"found {_number(value)}"
 
 
 def chosen(checkpoint: dict[str, Any]) -> list[str]:

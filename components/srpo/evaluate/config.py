@@ -3,7 +3,7 @@
 import dataclasses
 
 from srpo.core.contracts.errors import require
-from srpo.evaluate.gates import parse
+from srpo.evaluate.gates import parse, require_measure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,4 +40,4 @@ class Config:
         require(32 <= self.thumbnail <= 512, "thumbnail", self.thumbnail, "a whole number from 32 to 512")
         require(32 <= self.zoom <= 2048, "zoom", self.zoom, "a whole number from 32 to 2048")
         for condition in self.gates:
-            parse(condition)
+            require_measure(parse(condition))

@@ -1,10 +1,25 @@
-"""What the automatic gates accept; how a gate is written and checked is ``srpo.core.contracts.gates``."""
+"""What the automatic gates may name and accept; how one is written and checked is ``srpo.core.contracts.gates``."""
 
+import re
 from typing import Any
 
-from srpo.core.contracts.gates import check, parse, reward_aliases
+from srpo.core.contracts.config import nearest
+from srpo.core.contracts.errors import InputError
+from srpo.core.contracts.gates import Gate, check, parse, reward_aliases
 
-__all__ = ["accepted_costs", "check", "parse", "reward_aliases"]
+__all__ = ["JUDGED", "accepted_costs", "check", "parse", "require_measure", "reward_aliases"]
+
+# Measured only where the base has a judge; ``content`` only where that knows every prompt.
+JUDGED = ("p_realistic", "content", "frechet")
+MEASURES = ("srp", "reward_score", "held_out", "held_out_srp", *JUDGED, "saturation", "contrast", "sharpness")
+FURTHER = re.compile(r"reward_\d+_(srp|score)|held_out_\d+_(srp|score)|held_out\..+")  # held_out.<name of the reward>
+
+
+def require_measure(gate: Gate) -> None:
+    """Raise :class:`InputError` where ``gate`` names what no run ever measures: found here, not after training."""
+    if gate.name.replace(".", "_") not in MEASURES and not FURTHER.fullmatch(gate.name):
+        hint = nearest(gate.name, MEASURES)
+        raise InputError(f"gates has {gate.condition!r}, but no {gate.name!r} is measured{hint}")
 
 
 def accepted_costs(gates: list[dict[str, Any]], lower_is_better: frozenset[str]) -> set[str]:

@@ -229,7 +229,9 @@ def markdown(evaluation: Mapping[str, Any]) -> str:
         change = f"{delta['mean']:+.4g} [{delta['low']:+.4g}, {delta['high']:+.4g}]"
         lines.append(f"| `{name}` | {before:.4g} | {after:.4g} | {change} |")
     lines += ["", f"{evaluation['prompts']} prompts, {evaluation['images']} images.", ""]
-    lines += [f"- {'holds' if gate['passed'] else 'FAILS'}: `{gate['condition']}`" for gate in evaluation["gates"]]
+    for gate in evaluation["gates"]:
+        unknown = " (not measured)" if gate["value"] is None else ""
+        lines.append(f"- {'holds' if gate['passed'] else 'FAILS'}: `{gate['condition']}`{unknown}")
     return "\n".join(lines) + "\n"
 
 

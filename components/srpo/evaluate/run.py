@@ -56,7 +56,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     searched, categories = comparison.searched_tests(chances, comparison.by_category(pairs, config), config)
     releases = {name: comparison.compare(pair(samples, name, TUNED), config) for name in samples.releases}
     names = {role: str(model["name"]) for role, model in models.items() if isinstance(model, dict) and "name" in model}
-    results = gates.check(config.gates, summary, gates.reward_aliases(names))
+    results = gates.check(config.gates, summary, gates.reward_aliases(names), gates.JUDGED)
     evidence = Evidence(
         clear={name: bool(test["clear"]) for name, test in tests.items()},
         worse_p=comparison.watched_tests(chances),

@@ -222,3 +222,15 @@ def test_the_page_is_the_same_on_a_slower_machine(scene):
         pages.append((scene.evaluate(folders, into=f"out-{seconds}") / "report.html").read_bytes())
     assert pages[0] == pages[1]
     assert b"loss" in pages[0]
+
+
+def test_a_gate_on_the_judge_where_there_is_none_fails_and_is_shown(scene):
+    """Own prompts or an own model under the recipe `demo`: the run ends, says so, and makes no candidate."""
+    scene.judge, scene.shift = False, GOOD
+    scene.gates = ("srp.delta.low > 0", "content.delta.low > -0.1")
+    out = scene.evaluate()
+    evaluation = json.loads((out / "evaluation/evaluation.json").read_text())
+    assert evaluation["gates"][1] == {"condition": "content.delta.low > -0.1", "value": None, "passed": False}
+    assert not evaluation["passed"]
+    assert "was not measured" in (out / "report.html").read_text(encoding="utf-8")
+    assert "- FAILS: `content.delta.low > -0.1` (not measured)" in (out / "summary.md").read_text(encoding="utf-8")

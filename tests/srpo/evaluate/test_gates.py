@@ -61,3 +61,12 @@ def test_only_a_gate_that_bounds_the_loss_accepts_a_cost():
 def test_settings_out_of_range_are_refused_by_name(setting):
     with pytest.raises(InputError, match=next(iter(setting))):
         Config(**setting)
+
+
+def test_a_gate_on_what_no_run_measures_is_refused_when_the_settings_are_made():
+    with pytest.raises(InputError, match="no 'held_uot' is measured: did you mean 'held_out'"):
+        Config(gates=("held_uot.delta.low > 0",))
+
+
+def test_gates_may_name_every_reward_of_a_run():
+    Config(gates=("reward_2_srp.delta > 0", "held_out.hpsv2.1.delta > -1", "held_out.srp.after > 0"))
