@@ -33,7 +33,7 @@ def summarise(records: list[dict[str, Any]], parameters: Parameters, report: Pat
         "delta": {name: _interval((evaluation.get("delta") or {}).get(name)) for name in MEASURES},
         "verdict": evaluation.get("verdict"),
         "checkpoint": {name: trained.get(name) for name in ("step", "steps", "collapsed")},
-        "promoted": bool(release.get("candidate")),
+        "candidate": bool(release.get("candidate")),
         "seeds": {"seed": parameters.seed},
         # Seconds of work; shards are added up, so more than have passed on the clock when they ran side by side.
         "seconds": {
@@ -65,7 +65,7 @@ def lines(summary: dict[str, Any], evaluation: dict[str, Any]) -> list[str]:
     for gate in evaluation.get("gates") or []:
         mark = "passed" if gate.get("passed") else "FAILED"
         shown.append(f"  {mark}  {gate.get('condition')} ({found(gate.get('value'))})")
-    shown.append(f"release: {summary['release'] or '-'} ({'candidate' if summary['promoted'] else 'not promoted'})")
+    shown.append(f"release: {summary['release'] or '-'} ({'candidate' if summary['candidate'] else 'no candidate'})")
     shown.append(f"report:  {summary['report'] or '-'}")
     if summary["rating_page"]:
         shown.append(f"rating:  {summary['rating_page']} (for people; its key is in {RATING_KEY}/)")

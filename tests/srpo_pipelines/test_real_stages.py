@@ -125,7 +125,7 @@ def test_the_release_is_a_pipeline_that_diffusers_loads(first):
 
 
 def test_a_run_that_passes_moves_the_channel_and_one_that_does_not_leaves_it(first):
-    assert first.summary["promoted"] is bool(first.evaluation["passed"])
+    assert first.summary["candidate"] is bool(first.evaluation["passed"])
     assert first.candidate == (first.release.name if first.evaluation["passed"] else None)
 
 
@@ -168,7 +168,7 @@ def test_the_same_run_again_reuses_every_stage(first):
     again = Run(first.output, "learning_rate=3e-4", "evaluate.gates=[content.after >= 0]")
     assert set(again.summary["reused"]) == set(STAGES)
     assert sum(again.summary["seconds"].values()) < sum(first.summary["seconds"].values())
-    for name in ("before", "after", "delta", "verdict", "release", "promoted"):
+    for name in ("before", "after", "delta", "verdict", "release", "candidate"):
         assert again.summary[name] == first.summary[name]
     assert again.candidate == first.candidate
 
@@ -193,8 +193,8 @@ def test_without_a_learning_rate_there_is_no_effect_and_no_candidate(first):
     assert all(delta["mean"] == 0 for delta in null.summary["delta"].values())
     assert null.evaluation["effect"] is False
     assert "no effect" in null.summary["verdict"].lower()
-    assert null.summary["promoted"] is False
-    assert "not promoted" in null.shown
+    assert null.summary["candidate"] is False
+    assert "(no candidate)" in null.shown
     assert null.release.is_dir()
     assert null.release != first.release
     assert null.candidate == first.release.name

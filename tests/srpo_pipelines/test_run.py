@@ -54,7 +54,7 @@ def test_summary_of_a_run(finished):
     assert found["before"] == {"srp": 0.1, "held_out": 0.2, "p_realistic": 0.3, "content": 0.95, "frechet": 40.0}
     assert found["delta"]["p_realistic"] == {"mean": 0.4, "low": 0.3, "high": 0.5}
     assert found["delta"]["srp"] == {"mean": None, "low": None, "high": None}
-    assert found["promoted"] is True
+    assert found["candidate"] is True
     assert set(found["seconds"]) == set(STAGES)
     assert found["release"] == str(finished.output / "releases/r1")
 
