@@ -9,7 +9,7 @@ from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
-from srpo.core.contracts.errors import InputError
+from srpo.core.contracts.errors import InputError, cause
 from srpo.core.storage.files import digest_of
 from srpo_pipelines.resources import images as installed_images
 
@@ -66,7 +66,7 @@ def read_images(path: Path) -> dict[str, str]:
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--images {str(path)!r} cannot be read ({error}): it must be {accepted}") from None
+        raise InputError(f"--images {str(path)!r} cannot be read ({cause(error)}): it must be {accepted}") from None
     if isinstance(given, dict) and isinstance(given.get("builds"), list):
         builds = [build for build in given["builds"] if isinstance(build, dict)]
         named = {str(build.get("imageName", "")).rpartition("/")[2]: build.get("tag") for build in builds}

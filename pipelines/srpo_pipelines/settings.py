@@ -14,7 +14,7 @@ import yaml
 
 from srpo.configure.parameters import STAGES, Parameters
 from srpo.configure.run import run as configure
-from srpo.core.contracts.config import from_mapping, nearest
+from srpo.core.contracts.config import convert, from_mapping, nearest
 from srpo.core.contracts.errors import InputError
 
 
@@ -67,7 +67,8 @@ def parameters(recipe: str | None, sets: Iterable[str] = (), defaults: Mapping[s
                 raise InputError(f"--set {key}: there is no stage {stage!r}{nearest(stage, STAGES)}")
             overrides.setdefault(stage, {})[setting] = _value(raw, _hints(STAGES[stage], stage, setting), key)
         elif key == "overrides":
-            for name, settings in dict(_value(raw, dict, key) or {}).items():
+            given = convert(_value(raw, dict, key) or {}, dict[str, dict[str, Any]], "parameters.overrides")
+            for name, settings in given.items():
                 overrides[name] = overrides.get(name, {}) | settings
         else:
             values[key] = _value(raw, _hint_of_parameter(key), key)

@@ -43,12 +43,38 @@ def refused(capsys, *arguments):
         ("num_nodes=2", "num_nodes is 2: it must be 1 on one machine"),
         ("tolerations=7", "tolerations is 7"),
         ("steps", "it must be key=value"),
+        ("overrides=[1]", "parameters.overrides is [1]: it must be a mapping"),
+        ("overrides={train: 5}", "parameters.overrides.train is 5: it must be a mapping"),
+        ("tolerations={pool: big}", "it must be a list"),
+        ("resolution=33", "train.resolution is 33: it must be a multiple of 8"),
+        ("sample.resolution=1020", "sample.resolution is 1020: it must be a multiple of 8"),
+        ('evaluate.gates=["held_uot.delta > 0"]', "no 'held_uot' is measured: did you mean 'held_out'?"),
+        ("prompts=nowhere.txt", "prompt source 'nowhere.txt' does not exist"),
+        ("gpus=99", "train.processes is 2 with gpus 99"),
         ("train.margin=null", "train.margin is None: it must be a number"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_starts(capsys, tmp_path, given, said):
     assert said in refused(capsys, "run", "--output", str(tmp_path / "out"), "--set", given)
     assert not (tmp_path / "out").exists()
+
+
+def test_more_gpus_than_there_are_are_refused_before_anything_is_fetched(capsys, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\n")
+    sets = ("--set", f"prompts={prompts}")
+    said = refused(capsys, "run", "--output", str(tmp_path / "out"), "--recipe", "flux1-dev-hpsv2", *sets)
+    assert said == "srpo: gpus is 8: it must be at most 1, the GPUs that torch finds here"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "compile"])
+def test_output_that_may_not_be_written_is_refused(capsys, tmp_path, monkeypatch, command):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # who runs the tests may be root
+    said = refused(capsys, command, "--output", str(tmp_path))
+    assert said == f"srpo: --output is {str(tmp_path)!r}: it must be a folder that may be written"
 
 
 def test_unknown_recipe_names_the_known(capsys, tmp_path):
@@ -168,6 +194,7 @@ def test_stage_runs_from_a_file(tmp_path):
     file.write_text(yaml.safe_dump(given))
     code, shown = project.srpo("stage", "prepare_prompts", "--config", str(file))
     assert code == 0, shown
+    assert f"result: {tmp_path / 'ws/stages/prepare_prompts'}/" in shown
     assert (tmp_path / "made/prompts/content.json").is_file()
     assert (tmp_path / "made/report.html").is_file()
 
@@ -191,7 +218,16 @@ def test_stage_runs_from_a_file(tmp_path):
 def test_stage_refuses_a_bad_file(capsys, tmp_path, text, said):
     file = tmp_path / "stage.yaml"
     file.write_text(text)
-    assert said in refused(capsys, "stage", "prepare_prompts", "--config", str(file))
+    shown = refused(capsys, "stage", "prepare_prompts", "--config", str(file))
+    assert said in shown
+    assert "\n" not in shown
+
+
+def test_stage_names_all_inputs_that_are_missing(capsys, tmp_path):
+    file = tmp_path / "stage.yaml"
+    file.write_text("workspace: ws\ninputs: {samples: x}")
+    shown = refused(capsys, "stage", "evaluate", "--config", str(file))
+    assert "missing: inputs.checkpoint and inputs.models" in shown
 
 
 def test_stage_refuses_an_unknown_name(capsys):

@@ -143,6 +143,10 @@ def stage_configs(parameters: Parameters) -> dict[str, dict[str, Any]]:
     # Judged at the size that was trained, also where train.resolution was overridden.
     configs["sample"]["resolution"] = configs["sample"]["resolution"] or configs["train"]["resolution"]
     configs["sample"]["shards"] = parameters.sample_shards
+    # Two latents a side make one token: 8 pixels of the tiny model, 16 of the others, which their own stages refuse.
+    for stage in ("train", "sample"):
+        size = configs[stage]["resolution"]
+        require(size % 8 == 0, f"{stage}.resolution", size, "a multiple of 8, and of 16 for FLUX.1 and Qwen-Image")
     return configs
 
 

@@ -211,7 +211,7 @@ def _column(where: object, names: Iterable[str], column: str | None) -> str:
     if found is None:
         wanted = repr(column) if column else " or ".join(COLUMNS)
         raise InputError(
-            f"{where} has no column {wanted}: it has {_listed(names)}; set `column` to the one of the text"
+            f"{where} has no column {wanted}: it has {_listed(names)}; set prepare_prompts.column to that of the text"
         )
     return found
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 from pathlib import Path
 
 from srpo.core.contracts.errors import InputError
@@ -76,8 +77,11 @@ def folder_for(path: Path) -> Path:
     try:
         path = path.absolute()
         path.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path, os.W_OK | os.X_OK)
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"--output is {str(path)!r}, which is (or lies in) a file: it must be a folder") from None
-    except PermissionError:
-        raise InputError(f"--output is {str(path)!r}: it must be a folder that may be written") from None
+    except (PermissionError, FileNotFoundError):  # the latter from a file system that takes no folders, as /proc
+        writable = False
+    if not writable:
+        raise InputError(f"--output is {str(path)!r}: it must be a folder that may be written")
     return path

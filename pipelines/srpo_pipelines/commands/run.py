@@ -61,6 +61,7 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(
             f"num_nodes is {values.num_nodes}: it must be 1 on one machine (srpo submit runs on a cluster)"
         )
+    require_here(values)
     folder = folder_for(folder)
     with alone_in(folder), interruptible():
         package = compile_package(folder / PACKAGE, dataclasses.asdict(parameters(args.recipe)))
@@ -80,6 +81,24 @@ def main(args: argparse.Namespace) -> None:
         summary, evaluation = summarise(records, values, report)
         write_json(folder / "summary.json", summary)
         print("\n".join(lines(summary, evaluation)), flush=True)
+
+
+def require_here(values: Parameters) -> None:
+    """Refuse what this machine lacks before models are fetched, which can take hours.
+
+    Raises:
+        InputError: a source of prompts that is not there, or more GPUs than there are.
+    """
+    from srpo.prepare_prompts.sources import find, is_s3
+
+    sources = [source.strip() for source in values.prompts.split(",")]
+    find(tuple(source for source in sources if not is_s3(source)))
+    if values.gpus:
+        import torch
+
+        there = torch.cuda.device_count()
+        if there < values.gpus:
+            raise InputError(f"gpus is {values.gpus}: it must be at most {there}, the GPUs that torch finds here")
 
 
 def put_out(result: Path, folder: Path) -> None:

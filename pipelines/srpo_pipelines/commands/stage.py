@@ -26,6 +26,9 @@ FILE is YAML:
   inputs: {{models: runs/models, ...}}     # a folder each; a list of folders for a fan-in
   outputs: {{checkpoint: runs/checkpoint}} # those that are wanted
 
+What a stage takes and makes stands in components/srpo/NAME/README.md. Without `outputs` the result stays in the
+workspace, and its place is printed.
+
 The whole configuration of a stage under a recipe, as the first lines of such a file (and of the one that
 `torchrun -m srpo.train --config FILE` reads):
   srpo stage train --recipe flux1-dev-hpsv2 --settings > train.yaml
@@ -63,7 +66,8 @@ def main(args: argparse.Namespace) -> None:
     names = stage.names(stage.inputs)
     inputs = _paths(given["inputs"], names, "inputs", [name for name in names if name not in stage.optional()])
     outputs = _paths(given["outputs"], stage.names(stage.outputs), "outputs", [])
-    execute_or_exit(stage, given["config"], Path(given["workspace"]).absolute(), inputs, outputs)
+    result = execute_or_exit(stage, given["config"], Path(given["workspace"]).absolute(), inputs, outputs)
+    print(f"result: {result}")
     for name, path in outputs.items():
         print(f"{name}: {path}")
 
@@ -121,7 +125,8 @@ def _paths(given: dict[str, Any], names: list[str], what: str, needed: list[str]
             raise InputError(f"{what} has no {name!r}{nearest(name, names)}" if names else f"the stage has no {what}")
     missing = [name for name in needed if name not in given]
     if missing:
-        raise InputError(f"{what}.{missing[0]} is missing: it must be the folder that another stage wrote")
+        lacking = " and ".join(f"{what}.{name}" for name in missing)
+        raise InputError(f"missing: {lacking}; each must be the folder that another stage wrote")
     return {
         name: [Path(item).absolute() for item in value] if isinstance(value, list) else Path(value).absolute()
         for name, value in given.items()

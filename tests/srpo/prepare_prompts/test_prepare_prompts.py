@@ -268,7 +268,7 @@ def test_bad_input_is_named(tmp_path, file, name, content, message):
 
 def test_parquet_without_the_column_lists_what_there_is(tmp_path):
     pq.write_table(pa.table({"image": ["a"], "words": ["b"]}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="it has 'image', 'words'; set `column`"):
+    with pytest.raises(InputError, match=r"it has 'image', 'words'; set prepare_prompts\.column"):
         prepare(tmp_path / "out", tmp_path / "a.parquet")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from srpo.core.contracts.errors import InputError
+from srpo.core.contracts.errors import InputError, cause
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ def read_mapping(path: Path, name: str, keys: typing.Iterable[str]) -> dict[str,
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{name} {str(path)!r} cannot be read as YAML: {error}") from None
+        raise InputError(f"{name} {str(path)!r} cannot be read as YAML: {cause(error)}") from None
     if not isinstance(given, dict):
         raise InputError(f"{name} {str(path)!r} holds {given!r}: it must be a mapping with {', '.join(known)}")
     for key in given:
@@ -124,6 +124,7 @@ def describe(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join("null" if part is type(None) else describe(part) for part in typing.get_args(hint))
     if origin in (tuple, list):
-        return f"a list, each entry {describe(typing.get_args(hint)[0])}"
+        item = typing.get_args(hint)[0]
+        return "a list" if item is Any else f"a list, each entry {describe(item)}"
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
     return words.get(origin or hint, getattr(hint, "__name__", str(hint)))

@@ -8,6 +8,13 @@ class InputError(ValueError):
     """
 
 
+def cause(error: Exception) -> str:
+    """Why something could not be read, on one line; the path is left to the message around it."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())
+
+
 def require(condition: bool, name: str, value: object, accepted: str) -> None:
     """Raise :class:`InputError` naming ``name``, its ``value`` and what is ``accepted``, unless ``condition``."""
     if not condition:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from srpo.core.contracts.config import from_mapping
-from srpo.core.contracts.errors import InputError, require
+from srpo.core.contracts.errors import InputError, cause, require
 from srpo.core.ratings.plan import Shown, plan
 from srpo.core.ratings.protocol import answers_of, dimensions_of
 from srpo.core.storage.files import write_json
@@ -100,7 +100,9 @@ def read_study(path: Path) -> Study:
     try:
         value: Any = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"study {str(path)!r} cannot be read ({error}): it must be the folder of a {KEY}") from None
+        raise InputError(
+            f"study {str(path)!r} cannot be read ({cause(error)}): it must be the folder of a {KEY}"
+        ) from None
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise InputError(f"{file} is of another schema: it must be {SCHEMA!r}, as the stage rating_page writes it")
     return from_mapping(Study, value, str(file))

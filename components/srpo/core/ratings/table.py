@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from srpo.core.contracts.errors import InputError
+from srpo.core.contracts.errors import InputError, cause
 from srpo.core.contracts.schemas import RATINGS, read_table, write_table
 from srpo.core.ratings.plan import RATER, fnv1a
 from srpo.core.ratings.study import Rules, Study
@@ -148,8 +148,10 @@ def _read(path: Path) -> dict[str, Any]:
         if path.stat().st_size > LONGEST:
             raise InputError(f"{path} is larger than {LONGEST >> 20} MB: it must be {accepted}")
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is cut or no JSON ({error}): it must be {accepted}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({cause(error)}): it must be {accepted}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is cut or no JSON ({cause(error)}): it must be {accepted}") from None
     kinds = {"study": str, "mode": str, "rater": str, "answers": list, "checksum": str}
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise InputError(f"{path} is of another schema: it must be {SCHEMA!r}, {accepted}")

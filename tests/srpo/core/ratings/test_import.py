@@ -150,7 +150,7 @@ def test_the_command_adds_files_or_leaves_the_table_as_it_was(study, tmp_path, c
     for files, said in (
         ([ann], "of the rater 'ann', who is in the table already"),
         ([cho, cho], f"who is in {cho} already"),
-        ([cho, str(tmp_path / "none.json")], "is cut or no JSON"),
+        ([cho, str(tmp_path / "none.json")], "none.json cannot be read (No such file or directory)"),
     ):
         assert main(["ratings", "import", *files, *key]) == 2
         assert said in capsys.readouterr().err
