@@ -86,7 +86,7 @@ class Config:
     runtime: str = place("srpo-train")  # the TrainingRuntime: manifests/several-nodes
     queue: str = place("")  # Kueue's LocalQueue, if there is one
     deadline: int = place(48 * 3600)  # seconds that the job may run
-    node_cpu: str = place("16")  # of each pod, as request and limit
+    node_cpu: str = place("16")  # of each such pod, as request and limit; a single pod has the compiled package's
     node_memory: str = place("128Gi")
     gpu_type: str = place("nvidia.com/gpu")  # as the resource is called
     node_selector: dict[str, str] = place({})
