@@ -112,6 +112,17 @@ def random_weight(config: Config, name: str, shape: torch.Size, stored: dict[str
     return torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
 
 
+@contextlib.contextmanager
+def random_weights() -> Iterator[None]:
+    """Within, a transformer is filled with random numbers and no file is read."""
+    before = sharding.initial, sharding.read_weights
+    sharding.initial, sharding.read_weights = random_weight, lambda folder: {}
+    try:
+        yield
+    finally:
+        sharding.initial, sharding.read_weights = before
+
+
 def random_tower(settings: dict[str, Any], device: torch.device, dtype: torch.dtype) -> ImageTower:
     """A CLIP's image tower."""
     with device, default_dtype(dtype):

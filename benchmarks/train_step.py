@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from encode import peak
-from random_models import MODELS, Steps, described, random_weight
+from random_models import MODELS, Steps, described, random_weights
 from tiny_world import machine
 
 from srpo.core.backbones.conditioning import DTYPES
@@ -103,8 +103,7 @@ def settings(size: str, method: str, resolution: int) -> Config:
 
 def measure(size: str, config: Config, device: torch.device, kept: Kept, steps: int) -> dict[str, Any]:
     """Seconds and peak bytes of each phase of a whole step, per sample of the batch."""
-    with TemporaryDirectory() as folder, one_rank(device):
-        sharding.initial, sharding.read_weights = random_weight, lambda folder: {}
+    with TemporaryDirectory() as folder, one_rank(device), random_weights():
         run, found = Steps(config, MODELS[size], Path(folder), device, kept), []
         resting = torch.cuda.memory_allocated(device) if device.type == "cuda" else peak(now=True) * 1e6
         step.Stopwatch = Meter  # what the step measures itself by

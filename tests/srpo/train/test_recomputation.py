@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 from random_models import FLUX1, FLUX1_VAE, MODELS, VIT_H, described
+from train_memory import allocated, settings
 from weightless import META, peaks, weightless
 
 from srpo.core.contracts.errors import InputError
@@ -74,6 +75,13 @@ def test_the_estimate_is_never_below_what_a_step_holds_and_near_it(tmp_path, met
     said = sum(memory_parts(config, described(tmp_path, SHALLOW), config.processes, kept).values())
     held = max(peaks(config, SHALLOW, kept).values())
     assert held <= said < 1.2 * held
+
+
+@pytest.mark.parametrize("kept", [NOTHING, Kept(4, decoder=True)])
+def test_a_step_that_is_followed_holds_what_a_real_one_allocates(kept):
+    config = settings("tiny", 32, {})
+    followed = max(peaks(config, MODELS["tiny"], kept).values())
+    assert allocated(config, MODELS["tiny"], kept) == pytest.approx(followed, rel=0.05)
 
 
 @pytest.mark.real
