@@ -45,8 +45,8 @@ def _kill(mark: str) -> None:
 def marked(mark: str) -> set[int]:
     """Ids of the running processes whose environment holds ``mark``."""
     found = set()
-    for environment in Path("/proc").glob("[0-9]*/environ"):
+    for process in Path("/proc").iterdir():  # not a glob: it fails where one ends meanwhile
         with contextlib.suppress(OSError):  # ended meanwhile, or another user's
-            if mark.encode() in environment.read_bytes().split(b"\0"):
-                found.add(int(environment.parent.name))
+            if process.name.isdigit() and mark.encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.add(int(process.name))
     return found

@@ -1,6 +1,7 @@
 """The command line: bad input is refused before anything starts, and help says what there is."""
 
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
@@ -245,16 +246,39 @@ def test_only_progress_lines_are_progress(text):
 
 def test_workers_whose_parent_has_gone_are_ended_too(monkeypatch):
     monkeypatch.setattr(processes, "GRACE", 0.2)
+    worker = "print(flush=True); import time; time.sleep(30)"
     process = subprocess.Popen(
-        ["sh", "-c", "setsid sleep 30 &"], start_new_session=True, text=True, env=os.environ | {"MARK": "this one"}
+        ["sh", "-c", 'setsid "$0" -c "$1" &', sys.executable, worker],
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"MARK": "this one"},
     )
     process.wait()
-    deadline = time.monotonic() + 60
-    while not processes.marked("MARK=this one") and time.monotonic() < deadline:  # until `sleep` itself runs
-        time.sleep(0.01)
+    process.stdout.readline()  # the worker itself runs: what only starts a program shows no environment for a moment
     assert processes.marked("MARK=this one")
     processes.stop(process, "MARK=this one")
     assert not processes.marked("MARK=this one")
+
+
+def test_a_process_that_ends_while_all_are_looked_through_is_passed_over(monkeypatch):
+    """Of one that has just gone, the kernel says at times that there is no such process, not that there is no file."""
+    stat = os.stat
+
+    def just_gone(path, **how):
+        if str(path).startswith("/proc/"):
+            raise ProcessLookupError(errno.ESRCH, "No such process", str(path))
+        return stat(path, **how)
+
+    with subprocess.Popen(["sleep", "30"], env=os.environ | {"MARK": "that one"}) as process:
+        try:
+            monkeypatch.setattr(os, "stat", just_gone)
+            deadline = time.monotonic() + 60
+            while not (found := processes.marked("MARK=that one")) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert found == {process.pid}
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(

@@ -94,11 +94,11 @@ def launch(state: Path, config: dict, job: dict) -> "subprocess.Popen[bytes]":
 def ranks_of(state: Path) -> list[int]:
     """Ids of the running processes that train in ``state``."""
     found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").iterdir():  # not a glob: it fails where one ends meanwhile
         with contextlib.suppress(OSError):
-            words = file.read_bytes().split(b"\0")
+            words = (process / "cmdline").read_bytes().split(b"\0") if process.name.isdigit() else []
             if b"srpo.train" in words and str(state / "job.json").encode() in words:
-                found.append(int(file.parent.name))
+                found.append(int(process.name))
     return found
 
 
