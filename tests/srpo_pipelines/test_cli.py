@@ -38,6 +38,7 @@ def refused(capsys, *arguments):
         ("steps=many", "steps is 'many': it must be a whole number"),
         ("learning_rate=nan", "learning_rate is nan"),
         ("train.margin=[", "it is not valid YAML"),
+        ("train.trackers=[wandd]", "train.trackers[0] is 'wandd': it must be one of 'aim', "),
         ("sample_shards=0", "sample_shards is 0"),
         ("gpu_type=gpu", "gpu_type is 'gpu': it must be a resource of nodes, as nvidia.com/gpu"),
         ("num_nodes=0", "num_nodes is 0"),

@@ -7,6 +7,8 @@ from srpo.core.contracts.config import place
 from srpo.core.contracts.errors import require
 
 COUNT = "a whole number of at least 1"
+# What accelerate knows, written out: it imports torch, and settings are checked where there is none.
+Tracker = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ class Config:
     checkpoint_every: int = 5
     keep_checkpoints: int = 2
     nonfinite_limit: int = 3  # steps skipped for a loss or gradient that is not finite, before the run stops
-    trackers: tuple[str, ...] = ("tensorboard",)
+    trackers: tuple[Tracker, ...] = ("tensorboard",)
 
     # Several nodes: above 1, the ranks stand in that many pods of a Kubeflow TrainJob (docs/cluster.md).
     nodes: int = place(1)

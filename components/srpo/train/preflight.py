@@ -71,7 +71,7 @@ def check_devices(config: Config) -> None:
 
 
 def check_trackers(config: Config) -> None:
-    """Refuse a tracker that accelerate does not know, or whose package is not installed."""
+    """Refuse a tracker that the installed accelerate is too old to know, or whose package is not installed."""
     if config.trackers:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 

@@ -5,9 +5,11 @@ import json
 import shutil
 import sys
 import types
+import typing
 
 import pytest
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from tiny_runs import TRAIN
 
 from srpo.core.contracts.config import from_mapping
@@ -15,7 +17,7 @@ from srpo.core.contracts.errors import InputError
 from srpo.core.storage.models import read_models
 from srpo.train import preflight as checks
 from srpo.train.checkpoints import read_facts
-from srpo.train.config import Config
+from srpo.train.config import Config, Tracker
 from srpo.train.preflight import Inputs, preflight
 from srpo.train.records import start_trackers
 from srpo.train.worker import check_ranks
@@ -94,6 +96,13 @@ def test_trackers_are_known_and_installed_or_named(given, tmp_path, monkeypatch)
     monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
     for name in ("wandb", "mlflow"):
         assert f"{name!r}, which is not installed: pip install {name}" in refused(given, tmp_path, trackers=(name,))
+
+
+def test_the_settings_take_the_trackers_that_accelerate_knows_and_no_other():
+    assert set(typing.get_args(Tracker)) == set(LOGGER_TYPE_TO_CLASS)
+    assert from_mapping(Config, {"trackers": ["wandb"]}, "train").trackers == ("wandb",)
+    with pytest.raises(InputError, match=r"train\.trackers\[0\] is 'wandd': it must be one of .*'wandb'"):
+        from_mapping(Config, {"trackers": ["wandd"]}, "train")
 
 
 def test_a_tracker_gets_settings_and_records_through_accelerate(tmp_path, monkeypatch):
