@@ -51,6 +51,8 @@ def refused(capsys, *arguments):
         ("resolution=33", "train.resolution is 33: it must be a multiple of 8"),
         ("sample.resolution=1020", "sample.resolution is 1020: it must be a multiple of 8"),
         ('evaluate.gates=["held_uot.delta > 0"]', "no 'held_uot' is measured: did you mean 'held_out'?"),
+        ("evaluate.gates=[reward_2_srp.delta > 0]", "but this run measures no 'reward_2_srp': did you mean "),
+        ("evaluate.gates=[held_out.hpsv3.delta > 0]", "but this run measures no 'held_out.hpsv3': did you mean "),
         ("prompts=nowhere.txt", "prompt source 'nowhere.txt' does not exist"),
         ("gpus=99", "train.processes is 2 with gpus 99"),
         ("train.margin=null", "train.margin is None: it must be a number"),

@@ -261,6 +261,23 @@ def test_configure_gives_every_stage_its_settings():
         run({"steps": -1})
 
 
+def test_gates_may_name_the_rewards_of_the_run_and_no_other():
+    def given(reward, held_out, *gates):
+        return {"reward": reward, "held_out_reward": held_out, "overrides": {"evaluate": {"gates": gates}}}
+
+    gates = (
+        "reward_2_srp.delta > 0",
+        "held_out.hpsv2.1.delta.low > -1",
+        "held_out.srp.after > 0",
+        "held_out.delta > 0",
+    )
+    assert run(given("pickscore=2,hpsv2", "hpsv2.1", *gates))["evaluate"]["gates"] == gates
+    run(given("hpsv2", "folders/mine/", "held_out.mine.delta > 0"))
+    for gate in ("reward_3_score.delta > 0", "held_out.pickscore.delta > 0", "held_out_2_srp.delta > 0"):
+        with pytest.raises(InputError, match=r"evaluate\.gates has .*, but this run measures no "):
+            run(given("pickscore=2,hpsv2", "hpsv2.1", gate))
+
+
 def test_several_nodes_need_no_gpu_in_the_task_that_starts_them():
     nodes = {"node_selector": {"pool": "h100"}, "tolerations": [{"key": "spot", "operator": "Exists"}]}
     one, two = run({"gpus": 4, **nodes}), run({"gpus": 4.0, "num_nodes": 2.0, **nodes})

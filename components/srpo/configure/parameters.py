@@ -16,6 +16,7 @@ from srpo.core.contracts.errors import InputError, require
 from srpo.core.contracts.sources import split_weight
 from srpo.encode_prompts.config import Config as EncodePrompts
 from srpo.evaluate.config import Config as Evaluate
+from srpo.evaluate.gates import parse, require_reward
 from srpo.export.config import Config as Export
 from srpo.fetch_base.config import Config as FetchBase
 from srpo.prepare_prompts.config import Config as PreparePrompts
@@ -140,6 +141,9 @@ def stage_configs(parameters: Parameters) -> dict[str, dict[str, Any]]:
     for name in configs["export"]["prompt_licences"]:
         if name not in sources:
             raise InputError(f"export.prompt_licences names no source of prompts {name!r}{nearest(name, sources)}")
+    models = FetchBase(**configs["fetch_base"])
+    for condition in configs["evaluate"]["gates"]:
+        require_reward(parse(condition), len(models.weighted_rewards()), models.held_out_reward)
     # Judged at the size that was trained, also where train.resolution was overridden.
     configs["sample"]["resolution"] = configs["sample"]["resolution"] or configs["train"]["resolution"]
     configs["sample"]["shards"] = parameters.sample_shards
