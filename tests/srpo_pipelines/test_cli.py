@@ -36,6 +36,8 @@ def refused(capsys, *arguments):
         ("trian.margin=0.5", "there is no stage 'trian': did you mean 'train'?"),
         ("steps=-1", "steps is -1"),
         ("steps=many", "steps is 'many': it must be a whole number"),
+        ("steps=", "--set steps is '': it must be a whole number"),
+        ("train.trackers=", "--set train.trackers is '': it must be a list"),
         ("learning_rate=nan", "learning_rate is nan"),
         ("train.margin=[", "it is not valid YAML"),
         ("train.trackers=[wandd]", "train.trackers[0] is 'wandd': it must be one of 'aim', "),
@@ -55,7 +57,7 @@ def refused(capsys, *arguments):
         ("evaluate.gates=[held_out.hpsv3.delta > 0]", "but this run measures no 'held_out.hpsv3': did you mean "),
         ("prompts=nowhere.txt", "prompt source 'nowhere.txt' does not exist"),
         ("gpus=99", "train.processes is 2 with gpus 99"),
-        ("train.margin=null", "train.margin is None: it must be a number"),
+        ("train.margin=null", "--set train.margin is 'null': it must be a number"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_starts(capsys, tmp_path, given, said):
