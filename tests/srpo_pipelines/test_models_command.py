@@ -84,6 +84,12 @@ def test_bad_input_is_named(capsys, tmp_path, arguments, said):
     assert said in err
 
 
+def test_a_name_is_checked_before_a_cache_is_asked_for(capsys):
+    code, _, err = srpo(capsys, "fetch", "pickscor")
+    assert code == 2
+    assert "the catalogue has no model 'pickscor': did you mean 'pickscore'?" in err
+
+
 @pytest.mark.parametrize("action", [(), ("list",), ("fetch",), ("verify",)])
 def test_help_has_an_example(capsys, action):
     with pytest.raises(SystemExit) as ended:

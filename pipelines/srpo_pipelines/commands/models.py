@@ -75,13 +75,14 @@ def main(args: argparse.Namespace) -> None:
     if args.action == "list":
         list_models(args.catalogue, cache)
         return
+    entries = named(args.names, args.catalogue) if args.action == "fetch" else []
     if cache is None:
         raise InputError("no cache is named: it must be --cache DIR or SRPO_MODEL_CACHE, which runs read too")
     if args.action == "verify":
         verify_models(cache)
     else:
         place = Place(cache, args.mirror, args.offline or hub.offline())
-        fetch_models(named(args.names, args.catalogue), place)
+        fetch_models(entries, place)
 
 
 def list_models(own: str, cache: Path | None) -> None:
