@@ -170,6 +170,12 @@ def test_what_is_not_there_is_named_with_what_is(published):
         find(f"{published}@a-9")
 
 
+@pytest.mark.parametrize("which", ["", "@latest"])
+def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path, which):
+    with pytest.raises(InputError, match=f"there is no folder '{tmp_path}/nope': it must be a destination"):
+        find(f"{tmp_path}/nope{which}")
+
+
 def test_releases_are_listed_with_their_channels(published):
     damage(published, "releases/a-0/README.md", b"begun")
     listed = list_releases(str(published))

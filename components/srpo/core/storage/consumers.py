@@ -29,7 +29,7 @@ from srpo.core.storage.releases import (
     require_as_pointed,
 )
 from srpo.core.storage.s3 import RANGE, in_order
-from srpo.core.storage.stores import Store, open_store
+from srpo.core.storage.stores import LocalStore, Store, open_store
 
 LATEST = "latest"
 STAGED = ".fetch"
@@ -68,6 +68,8 @@ def find(location: str) -> Found:
     """
     destination, which = split_location(location)
     store = open_store(destination)
+    if isinstance(store, LocalStore) and not store.folder.is_dir():
+        raise InputError(f"there is no folder {store.uri!r}: it must be a destination of releases, or a release's own")
     folder, pointer = "", None
     if which or store.read(MANIFEST) is None:
         release, pointer = _resolve(destination, which or LATEST)
