@@ -62,7 +62,7 @@ def test_a_page_in_s3_is_rated_and_saved(scene, browser, s3_server, put, tmp_pat
     table = str(tmp_path / "ratings.parquet")
     assert main(["ratings", "import", str(file), "--study", str(out / "key"), "--output", table]) == 0
     assert main(["ratings", "report", table]) == 0
-    assert "1 raters, 8 prompts" in capsys.readouterr().out
+    assert "1 rater, 8 prompts" in capsys.readouterr().out
     fetched = [url for url in chrome.asked if not url.startswith(("data:", "blob:"))]
     assert all(url.startswith(s3_server.endpoint) for url in fetched)
     assert any("/images/" in url for url in fetched) == (form == "a folder")

@@ -34,7 +34,7 @@ def headline(summary: Summary) -> str:
     """How many raters and prompts, and what came of it, in one sentence."""
     used, all_of_them = len(summary["used"]), len(summary["raters"])
     left_out = f" ({all_of_them - used} left out)" if used < all_of_them else ""
-    start = f"{used} raters{left_out}, {summary['prompts']} prompts"
+    start = f"{counted(used, 'rater')}{left_out}, {counted(summary['prompts'], 'prompt')}"
     win = summary["net_win"].get(OVERALL)
     if win is None:
         return f"{start}; base and tuned were not compared."
@@ -42,6 +42,11 @@ def headline(summary: Summary) -> str:
         return f"{start}; nothing can be said of other raters than this one."
     says = "better" if win["low"] > 0 else "worse" if win["high"] < 0 else "not clearly different"
     return f"{start}; overall, people find the tuned model {says} (net win rate {interval(win)})."
+
+
+def counted(number: int, thing: str) -> str:
+    """``1 rater``, ``2 raters``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def tables(summary: Summary) -> list[tuple[str, list[str], list[list[str]]]]:

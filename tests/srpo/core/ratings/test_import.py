@@ -159,6 +159,14 @@ def test_the_command_adds_files_or_leaves_the_table_as_it_was(study, tmp_path, c
     assert {row["rater"] for row in read_ratings(table)[0]} == {"ann", "ben", "cho"}
 
 
+def test_one_rater_is_told_as_one(study, tmp_path, capsys):
+    write_study(tmp_path, study)
+    assert main(["ratings", "import", str(save(tmp_path, export(study, "ann", fair))), "--study", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main(["ratings", "report", str(tmp_path / "ratings.parquet")]) == 0
+    assert "1 rater, 8 prompts; nothing can be said of other raters than this one." in capsys.readouterr().out
+
+
 def test_the_report_says_who_won(study, tmp_path, capsys):
     write_study(tmp_path, study)
     files = [str(save(tmp_path, export(study, name, fair))) for name in ("ann", "ben", "cho")]
