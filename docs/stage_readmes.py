@@ -5,13 +5,10 @@ written, and the exit code says whether all READMEs are up to date.
 """
 
 import argparse
-import ast
 import dataclasses
 import importlib
-import io
 import json
 import sys
-import tokenize
 import typing
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from srpo.configure.parameters import STAGES, Parameters
 from srpo.configure.promotion import ALL_STAGES, PROMOTION
 from srpo.core.contracts.config import describe
 from srpo.core.execution.stage import FILE_NAMES
+from srpo_pipelines.comments import comments_of
 
 PACKAGE = Path(__file__).resolve().parents[1] / "components" / "srpo"
 START, END = "<!-- settings -->", "<!-- /settings -->"
@@ -100,46 +98,18 @@ def tables(settings: list[Setting]) -> list[str]:
 
 
 def settings_of(config: type[Any]) -> list[Setting]:
-    """The settings of a stage: fields from the dataclass, comments from its source.
-
-    A comment beside a setting, or right above it, is about that setting; one after an empty line heads a group.
-    """
-    source = Path(sys.modules[config.__module__].__file__ or "").read_text(encoding="utf-8")
-    lines = source.splitlines()
-    comments = {  # line: text, for comments beside code and comments of their own
-        token.start[0]: token.string.lstrip("# ").strip()
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    body = next(n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.ClassDef) and n.name == config.__name__)
+    """The settings of a stage: fields from the dataclass, comments from its source."""
     hints, fields = typing.get_type_hints(config), {field.name: field for field in dataclasses.fields(config)}
-    settings, group = [], ""
-    for node in body.body:
-        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
-            continue
-        above = []
-        line = node.lineno - 1
-        while lines[line - 1].strip().startswith("#"):
-            above.insert(0, comments[line])
-            line -= 1
-        alone = not lines[line - 1].strip()
-        if alone and above:
-            group, above = escape(" ".join(above)), []
-        elif alone and settings:
-            group = group and " "  # an empty line without a heading ends the group
-        beside = [comments[place] for place in range(node.lineno, (node.end_lineno or 0) + 1) if place in comments]
-        name = node.target.id
-        computed = ast.unparse(node.value) if isinstance(node.value, ast.BinOp) else None
-        settings.append(
-            Setting(
-                name=name,
-                kind=escape(describe(hints[name])),
-                default=shown(fields[name], computed),
-                comment=escape(" ".join([*above, *beside])),
-                group=group.strip() and group,
-            )
+    return [
+        Setting(
+            name=said.name,
+            kind=escape(describe(hints[said.name])),
+            default=shown(fields[said.name], said.computed),
+            comment=escape(said.comment),
+            group=escape(said.group),
         )
-    return settings
+        for said in comments_of(config)
+    ]
 
 
 def parameters() -> list[Setting]:

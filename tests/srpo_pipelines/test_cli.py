@@ -158,7 +158,18 @@ def test_help_loads_nothing_heavy(command):
 
 def test_stage_lists_its_settings(capsys):
     assert main(["stage", "train", "--settings"]) == 0
-    assert f"margin = {STAGES['train']().margin!r}  (" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"margin = {STAGES['train']().margin!r}  (" in shown
+    assert "\n# The optimiser: AdamW, constant rate, full parameters.\nlearning_rate = 5e-06  (a number)\n" in shown
+    assert "\nprocesses = 1  (a whole number)  # ranks: the GPUs of all pods, or processes on a CPU\n" in shown
+
+
+def test_a_configuration_under_a_recipe_has_the_comments_of_the_code(capsys):
+    assert main(["stage", "evaluate", "--recipe", "demo", "--settings"]) == 0
+    shown = capsys.readouterr().out
+    assert "\n  resamples: 2000  # bootstrap draws of whole prompts, and sign flips of the tests\n" in shown
+    assert "all must hold for `passed`.\n  gates:\n  - srp.delta.low > 0\n" in shown
+    assert "\n\n  # The page.\n  grid_pairs: 36  # " in shown
 
 
 @pytest.mark.parametrize("recipe", recipe_names())

@@ -10,6 +10,7 @@ from typing import Any
 from srpo.configure.promotion import ALL_STAGES as STAGES
 from srpo.core.contracts.config import describe, nearest, read_mapping
 from srpo.core.contracts.errors import InputError
+from srpo_pipelines.comments import comments_of
 
 HELP = "Run one stage on this machine."
 
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the stage")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, metavar="FILE", help="YAML file with config, inputs, outputs, workspace")
-    what.add_argument("--settings", action="store_true", help="list the stage's settings with their defaults")
+    what.add_argument("--settings", action="store_true", help="list the stage's settings with defaults and comments")
     parser.add_argument("--recipe", metavar="NAME", help="with --settings: all of them under this recipe, as YAML")
 
 
@@ -73,13 +74,18 @@ def main(args: argparse.Namespace) -> None:
 
 
 def settings(config: type[Any]) -> list[str]:
-    """One line for each setting of a stage: name, default, type."""
+    """One line for each setting of a stage, with name, default, type and comment; a heading above each group."""
     hints = typing.get_type_hints(config)
-    lines = []
-    for field in dataclasses.fields(config):
+    lines: list[str] = []
+    group = ""
+    for field, said in zip(dataclasses.fields(config), comments_of(config), strict=True):
+        if said.group != group:
+            group = said.group
+            lines += ["", f"# {group}"] if group else [""]
         default = field.default_factory() if callable(field.default_factory) else field.default
         shown = "required" if default is dataclasses.MISSING else repr(default)
-        lines.append(f"{field.name} = {shown}  ({describe(hints[field.name])})")
+        comment = f"  # {said.comment}" if said.comment else ""
+        lines.append(f"{field.name} = {shown}  ({describe(hints[field.name])}){comment}")
     return lines
 
 
@@ -98,10 +104,21 @@ def settings_under(name: str, recipe: str) -> str:
     if name not in configs:
         raise InputError(f"--recipe is {recipe!r}: recipes are of the pipeline `align`, which has no stage {name!r}")
     config = configs[name]
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
-    return f"# {name} under the recipe {recipe}\n" + yaml.safe_dump(
-        {"config": plain}, sort_keys=False, allow_unicode=True, width=120
-    )
+    lines = [f"# {name} under the recipe {recipe}", "config:"]
+    group = ""
+    for said in comments_of(STAGES[name]):
+        if said.group != group:
+            group = said.group
+            lines += ["", f"# {group}"] if group else [""]
+        value = config[said.name]
+        plain = {said.name: list(value) if isinstance(value, tuple) else value}
+        written = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110).splitlines()
+        if said.comment and len(written) == 1:
+            written = [f"{written[0]}  # {said.comment}"]
+        elif said.comment:
+            written = [f"# {said.comment}", *written]
+        lines += written
+    return "\n".join(lines[:2] + [line and f"  {line}" for line in lines[2:]]) + "\n"
 
 
 def read(path: Path) -> dict[str, Any]:
