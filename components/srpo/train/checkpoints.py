@@ -1,5 +1,6 @@
 """Checkpoints of a run in progress: whole or not there, found by themselves, readable on any number of ranks."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -14,6 +15,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage.files import write_json
+from srpo.train.background import Writer
 from srpo.train.config import Config
 from srpo.train.sharding import MovingAverage
 
@@ -25,19 +27,29 @@ FREE |= {field.name for field in dataclasses.fields(Config) if field.metadata.ge
 
 
 def save_checkpoint(
-    folder: Path, model: Any, optimizer: torch.optim.Optimizer, average: MovingAverage, facts: dict[str, Any]
+    writer: Writer,
+    folder: Path,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    average: MovingAverage,
+    facts: dict[str, Any],
 ) -> None:
-    """Save the shards of all ranks under ``folder``; it appears by one rename when every rank is done."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    if dist.get_rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-    dist.barrier()
-    dcp.save(_state(model, optimizer, average), checkpoint_id=partial)
-    if dist.get_rank() == 0:
-        write_json(partial / FACTS, facts)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    dist.barrier()
+    """Have ``writer`` save all as it is now under ``folder``; it appears by one rename when every rank is done."""
+    writer.wait("checkpoint")
+    state, facts = writer.staged(_state(model, optimizer, average)), copy.deepcopy(facts)
+
+    def write() -> None:
+        partial = folder.with_name(f".{folder.name}.partial")
+        if dist.get_rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        dist.barrier(writer.group)
+        dcp.save(state, checkpoint_id=partial, process_group=writer.group)
+        if dist.get_rank() == 0:
+            write_json(partial / FACTS, facts)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+
+    writer.hand_over("checkpoint", write)
 
 
 def load_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer, average: MovingAverage) -> None:

@@ -183,7 +183,7 @@ def choose_kept(config: Config, folders: Folders, ranks: int, free: int, text_to
 
 def free_bytes(ranks: int, device: torch.device) -> int:
     """Bytes that this rank can still take on its device; ranks on a CPU share what the machine has."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _available() // ranks
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available() // ranks
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _available() -> int:
+def available() -> int:
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

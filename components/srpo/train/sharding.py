@@ -22,6 +22,7 @@ from srpo.core.backbones.conditioning import DTYPES
 from srpo.core.objective import draws
 from srpo.core.storage.files import appearing, write_json
 from srpo.train.adamw8bit import AdamW8bit, as_rows, first_row, local, sharded_like
+from srpo.train.background import Writer
 from srpo.train.config import Config
 from srpo.train.quantised import BLOCKS, SCALE, quantise_frozen, quantised
 
@@ -221,41 +222,52 @@ class MovingAverage:
         return [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
 
 
-def save_weights(config: Config, model: Any, folder: Path, base: Path) -> None:
-    """Write the whole transformer as bfloat16 safetensors in a diffusers folder, from rank 0; it appears whole.
+def save_weights(writer: Writer, config: Config, model: Any, folder: Path, base: Path) -> None:
+    """Gather the transformer as it is now; ``writer`` leaves it as bfloat16 safetensors in a diffusers folder, whole.
 
     LoRA is merged, so that every consumer can load it; the adapter alone lies beside it in ``lora/``, in float32. Its
     scale (alpha over rank) is in its matrices B: wherever a file without an alpha is loaded, it is with the scale 1.
     What the model holds in eight bits is merged as it is stored in ``base``, the folder that the model came from.
     """
+    writer.wait("weights")
     first, adapter, whole = dist.get_rank() == 0, {}, {}
     stored = read_weights(base) if first and config.quantised_base else {}
     for name, value in model.state_dict().items():
         gathered = value.full_tensor() if isinstance(value, DTensor) else value
         if first and ".lora_" in name:
-            adapter[name] = gathered.float().cpu()
+            adapter[name] = gathered.float().to("cpu", copy=True)  # training goes on in what it may share memory with
         elif first and (source := name.replace(".base_layer.", ".")) in stored:
             whole[source] = stored[source]
         elif first and name.endswith(f".{SCALE}"):
             continue
-        elif first and ".base_layer." in name:  # as precise as it is, until the adapter has been added
+        elif first and ".base_layer." in name:  # frozen, and as precise as it is until the adapter has been added
             whole[name.replace(".base_layer.", ".")] = gathered.cpu()
         elif first:
-            whole[name] = gathered.to(torch.bfloat16).cpu()
-    if first:
-        scale = config.lora_alpha / max(1, config.lora_rank)
-        merge(whole, adapter, scale)
-        shutil.rmtree(folder, ignore_errors=True)
-        with appearing(folder) as partial:
-            partial.mkdir()
-            model.save_config(partial)
-            write_shards({name: value.to(torch.bfloat16) for name, value in whole.items()}, partial)
-            if adapter:
-                (partial / "lora").mkdir()
-                scaled = {name: scale * value if ".lora_B." in name else value for name, value in adapter.items()}
-                named = {f"transformer.{name.replace(f'.{ADAPTER}.', '.')}": v for name, v in scaled.items()}
-                save_file({name: value.contiguous() for name, value in named.items()}, partial / "lora" / LORA_FILE)
-    dist.barrier()
+            whole[name] = gathered.to(torch.bfloat16).to("cpu", copy=True)
+
+    def write() -> None:
+        if first:
+            write_weights(config, model, folder, whole, adapter)
+
+    writer.hand_over("weights", write)
+
+
+def write_weights(
+    config: Config, model: Any, folder: Path, whole: dict[str, Tensor], adapter: dict[str, Tensor]
+) -> None:
+    """Write what :func:`save_weights` gathered: weights under the base's names, and the adapter if there is one."""
+    scale = config.lora_alpha / max(1, config.lora_rank)
+    merge(whole, adapter, scale)
+    shutil.rmtree(folder, ignore_errors=True)
+    with appearing(folder) as partial:
+        partial.mkdir()
+        model.save_config(partial)
+        write_shards({name: value.to(torch.bfloat16) for name, value in whole.items()}, partial)
+        if adapter:
+            (partial / "lora").mkdir()
+            scaled = {name: scale * value if ".lora_B." in name else value for name, value in adapter.items()}
+            named = {f"transformer.{name.replace(f'.{ADAPTER}.', '.')}": v for name, v in scaled.items()}
+            save_file({name: value.contiguous() for name, value in named.items()}, partial / "lora" / LORA_FILE)
 
 
 def merge(whole: dict[str, Tensor], adapter: dict[str, Tensor], scale: float) -> None:

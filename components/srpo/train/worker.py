@@ -1,6 +1,8 @@
 """One rank of the training, started by torchrun: join, load, resume, step, guard, save."""
 
+import copy
 import dataclasses
+import functools
 import math
 import os
 import shutil
@@ -22,6 +24,7 @@ from srpo.core.execution.progress import Progress
 from srpo.core.execution.quiet import quiet
 from srpo.core.rewards.scores import Scorer, load_reward
 from srpo.core.storage.files import write_json, write_text
+from srpo.train.background import room_for_copies, writing
 from srpo.train.batches import Latents, Texts
 from srpo.train.checkpoints import (
     complete_checkpoints,
@@ -98,13 +101,14 @@ def train(job: Job, config: Config) -> None:
     interruption = Interruption(Heartbeat(Path(job.heartbeat)) if watched else None)
     state, device = Path(job.state), find_device(config.device)
     torch.use_deterministic_algorithms(device.type == "cpu")
-    with process_group(device):
+    with process_group(device), writing(device) as writer:
         rank, world = dist.get_rank(), dist.get_world_size()
         interruption.device = device
         check_ranks(config, world)
         kept = choose_kept(config, job.folders(), world, free_bytes(world, device))
+        writer.background = room_for_copies(config, job.folders(), world, kept, device)
         newest = newest_checkpoint(state)
-        records = read_facts(newest, config) if newest else [{"step": 0}]
+        records: list[dict[str, Any]] = read_facts(newest, config) if newest else [{"step": 0}]
         roles = [role for role, _, _ in job.rewards]
         texts = Texts.open(Path(job.prompts), Path(job.embeddings), Path(job.text_features), roles, job.base_digest)
 
@@ -131,6 +135,8 @@ def train(job: Job, config: Config) -> None:
         record_step = Recorder(config, state, records[:-1] if due(config, records[-1]) else records)
         progress = Progress("train") if rank == 0 else None
         own_rows = list(range(rank, config.batch_size, world))
+        saved = records[-1]["step"]
+        saving = Stopwatch(device)
 
         def guard() -> None:
             """Add a reading of the guard to the last record; weights that are the best so far are kept."""
@@ -139,7 +145,8 @@ def train(job: Job, config: Config) -> None:
                 reading = read_guard(config, backbone, judge, texts, records[-1]["step"], interruption)
                 drop_gathered(transformer)
                 if best_reading([*readings(records), reading], config).step == reading.step:
-                    save_weights(config, transformer, state / f"weights-{reading.step:06d}", base)
+                    with saving("saving"):
+                        save_weights(writer, config, transformer, state / f"weights-{reading.step:06d}", base)
             records[-1] |= dataclasses.asdict(reading)
 
         def one_step(step: int) -> dict[str, Any]:
@@ -164,30 +171,46 @@ def train(job: Job, config: Config) -> None:
             record["images_per_second"] = round(config.batch_size / record["seconds"], 3)
             return record
 
+        def record_last() -> None:
+            """Write the last record down, with the seconds for which training has stood still to save."""
+            records[-1]["seconds_saving"] = round(saving.total.pop("saving", 0.0), 4)
+            record_step(records[-1])
+
+        def save() -> None:
+            """Have what is finished saved, if it is not, and then what that makes needless removed."""
+            nonlocal saved
+            if records[-1]["step"] > saved:
+                saved = records[-1]["step"]
+                facts = {"records": records, "config": dataclasses.asdict(config)}
+                with saving("saving"):
+                    save_checkpoint(writer, state / f"step-{saved:06d}", transformer, optimizer, average, facts)
+                    writer.hand_over("removal", functools.partial(keep, state, config, copy.deepcopy(records)))
+
         try:
             if due(config, records[-1]):
                 guard()
-                record_step(records[-1])
+                record_last()
             while records[-1]["step"] < config.steps and not collapsed(readings(records), config):
                 records.append(one_step(records[-1]["step"]))
                 check_skipped(config, records)
                 if due(config, records[-1]):
                     guard()
-                record_step(records[-1])
+                record_last()
                 step, record = records[-1]["step"], records[-1]
                 if progress:
                     progress(step, config.steps, **{name: record[name] for name in ("loss", "grad_norm", "seconds")})
                 if step % config.checkpoint_every == 0:
-                    save(state, config, transformer, optimizer, average, records)
+                    save()
         except Interrupted:  # the step or the reading under way is made again; what is finished is kept
             drop_gathered(transformer)
-            if records[-1]["step"] > 0:
-                save(state, config, transformer, optimizer, average, records)
+            save()
+            writer.wait()
             if rank == 0:
                 write_text(state / ERROR, "Interrupted: by SIGTERM, or left alone by its launcher")
             raise SystemExit(TERMINATED) from None
 
         record_step.finish()
+        writer.wait()
         if rank == 0:
             seen = readings(records)
             result = {"best_step": best_reading(seen, config).step, "collapsed": collapsed(seen, config)}
@@ -204,16 +227,6 @@ def due(config: Config, record: dict[str, Any]) -> bool:
     """Whether the guard has still to judge the weights after ``record``'s step."""
     step = record["step"]
     return (step % config.guard_every == 0 or step == config.steps) and "held_out" not in record
-
-
-def save(
-    state: Path, config: Config, model: Any, optimizer: Any, average: MovingAverage, records: list[dict[str, Any]]
-) -> None:
-    """Write a checkpoint after the last of ``records``, unless it is there, and remove what it makes needless."""
-    folder = state / f"step-{records[-1]['step']:06d}"
-    if folder not in complete_checkpoints(state):
-        save_checkpoint(folder, model, optimizer, average, {"records": records, "config": dataclasses.asdict(config)})
-        keep(state, config, records)
 
 
 def check_skipped(config: Config, records: list[dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ from srpo.core.contracts.config import from_mapping
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage.models import read_models
 from srpo.train import memory
+from srpo.train.background import writing
 from srpo.train.checkpoints import save_checkpoint
 from srpo.train.config import Config
 from srpo.train.quantised import Int8Linear, quantised
@@ -100,7 +101,9 @@ def test_a_checkpoint_holds_the_adapter_alone(tiny_run, one_rank, tmp_path):  # 
     settings = TRAIN | {"lora_rank": 2, "compute_dtype": "bfloat16", "quantised_base": True}
     config = from_mapping(Config, settings, "train")
     model = sharded_transformer(config, Flux, base_of(tiny_run), torch.device("cpu"))
-    save_checkpoint(tmp_path / "step-000001", model, make_optimizer(config, model), MovingAverage(model, 0.0), {})
+    optimizer, average = make_optimizer(config, model), MovingAverage(model, 0.0)
+    with writing(torch.device("cpu")) as writer:
+        save_checkpoint(writer, tmp_path / "step-000001", model, optimizer, average, {})
     size = sum(path.stat().st_size for path in (tmp_path / "step-000001").iterdir())
     adapter = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert size < 12 * adapter + 300_000 < memory.quantised_count(base_of(tiny_run)), (
