@@ -186,11 +186,15 @@ def train(job: Job, config: Config) -> None:
                     save_checkpoint(writer, state / f"step-{saved:06d}", transformer, optimizer, average, facts)
                     writer.hand_over("removal", functools.partial(keep, state, config, copy.deepcopy(records)))
 
+        def over() -> bool:
+            """Whether no step is left to take."""
+            return records[-1]["step"] >= config.steps or collapsed(readings(records), config)
+
         try:
             if due(config, records[-1]):
                 guard()
                 record_last()
-            while records[-1]["step"] < config.steps and not collapsed(readings(records), config):
+            while not over():
                 records.append(one_step(records[-1]["step"]))
                 check_skipped(config, records)
                 if due(config, records[-1]):
@@ -199,7 +203,7 @@ def train(job: Job, config: Config) -> None:
                 step, record = records[-1]["step"], records[-1]
                 if progress:
                     progress(step, config.steps, **{name: record[name] for name in ("loss", "grad_norm", "seconds")})
-                if step % config.checkpoint_every == 0:
+                if step % config.checkpoint_every == 0 and not over():
                     save()
         except Interrupted:  # the step or the reading under way is made again; what is finished is kept
             drop_gathered(transformer)
