@@ -6,7 +6,6 @@ import datetime
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +17,9 @@ from torch.distributed.tensor import DTensor
 from srpo.core.storage.files import readable_size
 from srpo.train.adamw8bit import local
 from srpo.train.config import Config
-from srpo.train.memory import Folders, Kept, available, memory_parts, parameter_count
+from srpo.train.memory import Folders, Kept, host_bytes, memory_parts, parameter_count
 
 PATIENCE = datetime.timedelta(hours=12)  # a slow volume is no error; a rank that died is seen by its connection
-CGROUP = Path("/sys/fs/cgroup")  # of this container; version 2
 
 
 class Writer:
@@ -138,7 +136,7 @@ def room_for_copies(config: Config, folders: Folders, ranks: int, kept: Kept, de
     need = here * shards + 2 * parameter_count(folders.base / "transformer")
     if device.type == "cpu":
         need += here * sum(parts.values())
-    free = min(available(), left_in_cgroup())
+    free = host_bytes()
     fits = torch.tensor(int(need <= free), device=device)
     dist.all_reduce(fits, dist.ReduceOp.MIN)
     if not fits.item() and dist.get_rank() == 0:
@@ -148,13 +146,3 @@ def room_for_copies(config: Config, folders: Folders, ranks: int, kept: Kept, de
             flush=True,
         )
     return bool(fits.item())
-
-
-def left_in_cgroup(folder: Path = CGROUP) -> int:
-    """Bytes that this container may still take; pages of files that nobody uses make way for it."""
-    try:
-        limit, used = ((folder / name).read_text("ascii").strip() for name in ("memory.max", "memory.current"))
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
-    except OSError:  # no container, or an older kernel
-        return 2**63
-    return 2**63 if limit == "max" else int(limit) - int(used) + int(stat["inactive_file"])

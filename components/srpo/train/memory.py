@@ -29,6 +29,7 @@ IN_THE_DECODER = {"kept": 46, "again": 20}  # for each pixel and each of its cha
 IN_THE_DECODER_OF_QWEN = {"kept": 84, "again": 29}
 IN_A_REWARD = 20  # for each token, channel and layer
 TEXT_TOKENS = 512
+CGROUP = Path("/sys/fs/cgroup")  # of this container; version 2
 FILLED = 0.9  # of the free memory, by choice: workspaces of kernels and fragments take some too
 
 
@@ -183,7 +184,7 @@ def choose_kept(config: Config, folders: Folders, ranks: int, free: int, text_to
 
 def free_bytes(ranks: int, device: torch.device) -> int:
     """Bytes that this rank can still take on its device; ranks on a CPU share what the machine has."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available() // ranks
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_bytes() // ranks
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -191,8 +192,23 @@ def _settings(folder: Path) -> dict[str, Any]:
     return found
 
 
-def available() -> int:
+def host_bytes() -> int:
+    """Bytes of this machine's memory, and of what this container may take of it, that are still free."""
+    return min(_available(), left_in_cgroup())
+
+
+def _available() -> int:
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return 2**63
+
+
+def left_in_cgroup(folder: Path = CGROUP) -> int:
+    """Bytes that this container may still take; pages of files that nobody uses make way for it."""
+    try:
+        limit, used = ((folder / name).read_text("ascii").strip() for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
+    except OSError:  # no container, or an older kernel
+        return 2**63
+    return 2**63 if limit == "max" else int(limit) - int(used) + int(stat["inactive_file"])

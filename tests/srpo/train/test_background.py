@@ -114,10 +114,10 @@ def test_copies_are_made_only_where_the_host_has_room_for_them(tiny_run, monkeyp
     need = sum(parts.values()) + (4 + 8 + 4 + 2) * numbers  # masters, moments, average, and bfloat16 to ship
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        monkeypatch.setattr(background, "available", lambda: need)
+        monkeypatch.setattr(background, "host_bytes", lambda: need)
         assert background.room_for_copies(config, folders, 1, kept, writing_ranks.CPU)
         assert capsys.readouterr().out == ""
-        monkeypatch.setattr(background, "left_in_cgroup", lambda: need - 1)
+        monkeypatch.setattr(background, "host_bytes", lambda: need - 1)
         assert not background.room_for_copies(config, folders, 1, kept, writing_ranks.CPU)
         assert "training will stand still while checkpoints are written" in capsys.readouterr().out
     finally:
@@ -125,13 +125,13 @@ def test_copies_are_made_only_where_the_host_has_room_for_them(tiny_run, monkeyp
 
 
 def test_a_container_s_limit_counts_and_pages_of_files_make_way(tmp_path):
-    assert background.left_in_cgroup(tmp_path) == 2**63
+    assert memory.left_in_cgroup(tmp_path) == 2**63
     for name, text in {
         "memory.max": "max\n",
         "memory.current": "600\n",
         "memory.stat": "anon 100\nfile 450\ninactive_file 400\n",
     }.items():
         (tmp_path / name).write_text(text)
-    assert background.left_in_cgroup(tmp_path) == 2**63
+    assert memory.left_in_cgroup(tmp_path) == 2**63
     (tmp_path / "memory.max").write_text("1000\n")
-    assert background.left_in_cgroup(tmp_path) == 800
+    assert memory.left_in_cgroup(tmp_path) == 800

@@ -86,10 +86,10 @@ def test_flux_fits_one_gpu_as_lora_and_whole(flux_dev, settings, gib):
 
 def test_a_run_that_cannot_fit_is_refused_with_the_mend(flux_dev, monkeypatch):
     need = sum(memory.memory_parts(Config(), flux_dev, 2, NOTHING).values())
-    monkeypatch.setattr(memory, "available", lambda: 2 * need - 2)
+    monkeypatch.setattr(memory, "host_bytes", lambda: 2 * need - 2)
     with pytest.raises(InputError, match=r"about 1.. GB a process \(gathered weights 23.8 GB.*are free.*lora_rank"):
         memory.choose_kept(Config(), flux_dev, 2, memory.free_bytes(2, torch.device("cpu")))
-    monkeypatch.setattr(memory, "available", lambda: 2 * need)
+    monkeypatch.setattr(memory, "host_bytes", lambda: 2 * need)
     assert memory.choose_kept(Config(), flux_dev, 2, memory.free_bytes(2, torch.device("cpu"))) == NOTHING
 
 
