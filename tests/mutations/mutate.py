@@ -75,8 +75,8 @@ MUTATIONS = (
     Mutation(
         "clamp pixels after decoding",
         BACKBONE,
-        "return pixels.float() / 2 + 0.5",
-        "return (pixels.float() / 2 + 0.5).clamp(0, 1)",
+        "return self._decode(self.unpack(x0, height, width)).float() / 2 + 0.5",
+        "return (self._decode(self.unpack(x0, height, width)).float() / 2 + 0.5).clamp(0, 1)",
         "core/test_flux_backbone.py::test_decoding_does_not_clamp_so_saturated_pixels_get_a_gradient",
     ),
     Mutation(

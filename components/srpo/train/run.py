@@ -72,9 +72,6 @@ def collect(config: Config, outputs: Outputs, state: Path, workspace: Path, base
     result = json.loads((state / RESULT).read_text(encoding="utf-8"))
     records, step = result["records"], result["best_step"]
     weights = state / f"weights-{step:06d}"
-    for path in (*state.glob("step-*"), *state.glob("weights-*")):  # the run is over: only what ships is kept
-        if path != weights:
-            shutil.rmtree(path)
     checkpoint = {
         "schema": "srpo.checkpoint/1",
         "kind": "full",
@@ -90,6 +87,9 @@ def collect(config: Config, outputs: Outputs, state: Path, workspace: Path, base
     write_text(outputs.checkpoint / "history.jsonl", "".join(json.dumps(record) + "\n" for record in records))
     write_json(outputs.metrics, metrics(records, step))
     write_text(outputs.report, report(config, records, step, result["collapsed"]))
+    for path in (*state.glob("step-*"), *state.glob("weights-*")):  # the run is over: only what ships is kept
+        if path != weights:
+            shutil.rmtree(path)
 
 
 def run_ranks(config: Config, state: Path) -> None:

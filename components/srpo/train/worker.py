@@ -105,6 +105,9 @@ def train(job: Job, config: Config) -> None:
         rank, world = dist.get_rank(), dist.get_world_size()
         interruption.device = device
         check_ranks(config, world)
+        if rank == 0:  # what a try before this one was writing when it was killed
+            for partial in (*state.glob(".weights-*.partial"), *state.glob(".step-*.partial")):
+                shutil.rmtree(partial)
         kept = choose_kept(config, job.folders(), world, free_bytes(world, device))
         writer.background = room_for_copies(config, job.folders(), world, kept, device)
         newest = newest_checkpoint(state)

@@ -47,4 +47,5 @@ def test_kills_at_random_moments_lose_nothing(tiny_run, tmp_path):
             assert launch(state, config, job).wait(timeout=300) == 0
         found = state / "weights-000006"
         assert {p.name: p.read_bytes() for p in found.iterdir()} == {p.name: p.read_bytes() for p in expected.iterdir()}
+        assert not list(state.glob(".*.partial")), "what a killed try was writing is removed"
     print(f"{kills} kills over {attempt} runs of {whole:.0f} s", file=sys.stderr)
