@@ -69,6 +69,7 @@ def start(state, config, job, seconds=0.0, full_at=99):  # noqa: F811
     return subprocess.Popen([*command, str(seconds), str(full_at)], stdout=subprocess.DEVNULL, env=os.environ | here)
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGTERM])
 def test_a_checkpoint_is_there_only_after_the_weights_that_its_records_name(
     tiny_run,
