@@ -53,7 +53,7 @@ class Memory(TorchDispatchMode):
         self.now = self.peak = 0
 
     def __enter__(self) -> "Memory":
-        resize = torch.UntypedStorage.resize_
+        self.resize = resize = torch.UntypedStorage.resize_
 
         def resized(storage: Any, size: int) -> None:  # how FSDP frees what it gathered
             resize(storage, size)
@@ -63,6 +63,10 @@ class Memory(TorchDispatchMode):
         torch.UntypedStorage.resize_ = resized  # type: ignore[method-assign]
         super().__enter__()
         return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        torch.UntypedStorage.resize_ = self.resize  # type: ignore[method-assign]
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = function(*args, **(kwargs or {}))
@@ -107,7 +111,6 @@ def weightless(config: Config, models: Models, kept: Kept, device: torch.device 
         for owner, name, value in (
             (nn.Module, "to_empty", to_empty),
             (sharding, "load_base", lambda *given: None),
-            (torch.UntypedStorage, "resize_", torch.UntypedStorage.resize_),
             (step, "Stopwatch", step.Stopwatch),
         ):
             mended.callback(setattr, owner, name, getattr(owner, name))
