@@ -11,6 +11,8 @@ VENV ?= .venv
 TORCH_INDEX ?=
 PIP_FLAGS := --quiet --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 BIN := $(VENV)/bin
+# A worker a processor, four at most: each holds torch and the models of its tests. A file's tests stay with one worker.
+WORKERS := -n logical --maxprocesses 4 --dist loadfile
 INSTALLED := $(VENV)/.installed
 INSTALLED_REAL := $(VENV)/.installed-real
 
@@ -28,12 +30,12 @@ demo: $(INSTALLED)  ## align the tiny model end to end; results in runs/demo
 
 test: lint  ## style, types, import rules, then the fast tests
 	@echo "Testing"
-	@$(BIN)/pytest -m "not real"
+	@$(BIN)/pytest $(WORKERS) -m "not real"
 
 # pytest ends with 5 when it finds no test: that is not a failure here.
 test-real: $(INSTALLED_REAL)  ## slow tests against real servers, browsers and builds
 	@echo "Testing for real"
-	@$(BIN)/pytest -m real || { code=$$?; [ $$code -eq 5 ] && echo "No test is marked 'real': nothing to do."; }
+	@$(BIN)/pytest $(WORKERS) -m real || { code=$$?; [ $$code -eq 5 ] && echo "No test is marked 'real': nothing to do."; }
 
 lint: $(INSTALLED)  ## ruff, mypy, import-linter
 	@echo "Checking style, types and import rules"
