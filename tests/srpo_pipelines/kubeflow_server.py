@@ -1,12 +1,31 @@
-"""A server on this machine that plays the API of Kubeflow Pipelines, for tests with the real client."""
+"""A server on this machine that plays the API of Kubeflow Pipelines, for tests with the real client.
+
+It refuses what the real one refuses: fields of a package that its version does not know, parameters of another type,
+cron expressions beyond its library's grammar; and packages whose pods Kubernetes would not take.
+"""
 
 import http.server
 import json
 import urllib.parse
 
+import kubeflow_pods
+import kubeflow_specs
+from kubeflow_cron import refused_cron
+
 ROOT = "/apis/v2beta1/"
 TOKEN = "planted-token-4711"
 STARTED = {"run_id": "run-1", "state": "PENDING", "created_at": "2026-01-01T00:00:00Z"}
+
+
+# What a value of a parameter must be (validatePipelineJobInputs).
+TYPES = {
+    "STRING": str,
+    "NUMBER_INTEGER": (int, float),
+    "NUMBER_DOUBLE": (int, float),
+    "BOOLEAN": bool,
+    "LIST": list,
+    "STRUCT": dict,
+}
 
 
 class Api(http.server.ThreadingHTTPServer):
@@ -19,6 +38,8 @@ class Api(http.server.ThreadingHTTPServer):
         self.states = ["SUCCEEDED"]
         self.schedules = []
         self.answers = {}
+        self.version = "2.17.0"
+        self.specs = kubeflow_specs.installed()
 
     @property
     def url(self):
@@ -35,13 +56,15 @@ class Api(http.server.ThreadingHTTPServer):
         if planned:
             return planned.pop(0) if len(planned) > 1 else planned[0]
         if path == "healthz":
-            return 200, {"multi_user": False}
+            return 200, {"multi_user": False, "tag_name": self.version}
         if path == "experiments" and method == "GET":
             name = json.loads(query["filter"][0])["predicates"][0]["stringValue"]
             return 200, {"experiments": [one for one in self.experiments if one["display_name"] == name]}
         if path == "experiments":
             self.experiments.append(body | {"experiment_id": f"experiment-{len(self.experiments)}"})
             return 200, self.experiments[-1]
+        if path in ("runs", "recurringruns") and method == "POST" and (said := self.refused(body)):
+            return 400, {"error": said, "code": 3, "message": said}
         if path == "runs":
             return 200, body | STARTED
         if path == "runs/run-1":
@@ -56,6 +79,23 @@ class Api(http.server.ThreadingHTTPServer):
         if path.startswith("recurringruns/"):
             return self.schedule_action(method, *path.removeprefix("recurringruns/").partition(":")[::2])
         return 404, {"message": f"no {path}"}
+
+    def refused(self, body):
+        """Why a run or a schedule is not taken, or None."""
+        package = body["pipeline_spec"]
+        spec, platform = package["pipeline_spec"], package["platform_spec"]
+        if said := self.specs.refused(spec, platform) or kubeflow_pods.refused(spec, platform):
+            return said
+        known = spec["root"]["inputDefinitions"]["parameters"]
+        for name, value in body["runtime_config"]["parameters"].items():
+            if name not in known:
+                return f"parameter {name} is not one of the pipeline's"
+            if not isinstance(value, TYPES[known[name]["parameterType"]]):
+                return f"input parameter {name} requires type {known[name]['parameterType']}"
+        cron = body.get("trigger", {}).get("cron_schedule", {}).get("cron")
+        return (
+            refused_cron(cron) and f"Schedule cron is not a valid cron format: {refused_cron(cron)}" if cron else None
+        )
 
     def schedule_page(self, query):
         """One schedule a page, whatever size was asked for."""
