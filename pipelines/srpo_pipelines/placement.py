@@ -53,7 +53,7 @@ def place(task: dsl.PipelineTask, stage: str, title: str, gpu: GpuNodes | None =
         task.set_env_variable(name, value)
     for name, field in pod.fields.items():
         kubernetes.use_field_path_as_env(task, name, field)
-    kubernetes.use_config_map_as_env(task, ENVIRONMENT, {name: name for name in VARIABLES}, optional=True)
+    kubernetes.use_config_map_as_env(task, ENVIRONMENT, VARIABLES, optional=True)
     kubernetes.empty_dir_mount(task, "cache", CACHE)
     if pod.volume:
         kubernetes.mount_pvc(task, pvc_name=VOLUME, mount_path=MOUNT)

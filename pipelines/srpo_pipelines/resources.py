@@ -8,6 +8,8 @@ import dataclasses
 from functools import cache
 from importlib import resources
 
+from srpo.core.execution import environment
+
 VOLUME = "srpo-workspace"  # the PersistentVolumeClaim that all stages of a run share
 MOUNT = "/workspace"
 CACHE = "/cache"  # what libraries compile and download at run time; the rest of an image's file system is never written
@@ -17,22 +19,12 @@ LABELS = {"app.kubernetes.io/name": "srpo", "app.kubernetes.io/part-of": "srpo"}
 # Of pods on GPUs: what tidies up nodes (Karpenter, the cluster autoscaler) waits for them. A spot node may still go.
 UNDISTURBED = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
 
-# name of the secret -> key in it -> environment variable
-S3 = {"srpo-s3": {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")}}
-HUB = {"srpo-hub": {"HF_TOKEN": "HF_TOKEN"}}
-TRACKERS = {"srpo-trackers": {name: name for name in ("WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN")}}
-# What is no secret: endpoints, regions, proxies. One config map for all pods.
-ENVIRONMENT = "srpo-environment"
-VARIABLES = (
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_REGION",
-    "AWS_CA_BUNDLE",
-    "HF_ENDPOINT",
-    "MLFLOW_TRACKING_URI",
-    "WANDB_BASE_URL",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-)
+# name of the secret -> key in it -> environment variable, under a name of our own (srpo.core.execution.environment)
+S3 = {"srpo-s3": {name: environment.own_name(name) for name in environment.KEYS}}
+HUB = {"srpo-hub": {name: environment.own_name(name) for name in environment.HUB}}
+TRACKERS = {"srpo-trackers": {name: environment.own_name(name) for name in environment.TRACKERS}}
+ENVIRONMENT = "srpo-environment"  # the one config map for all pods, of what is no secret
+VARIABLES = {name: environment.own_name(name) for name in environment.PLACES}
 
 HOUR = 3600
 TTL = 7 * 24 * HOUR  # how long a finished run's pods and workflow are kept for their logs; artifacts stay

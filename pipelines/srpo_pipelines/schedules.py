@@ -1,8 +1,9 @@
 """Recurring runs: what a schedule is, checked before the API of Kubeflow Pipelines is asked for it."""
 
 import contextlib
+import datetime
 import io
-import zoneinfo
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,51 +21,87 @@ FIELDS = (
     ("month", 1, 12, ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]),
     ("day of the week", 0, 6, ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]),
 )
-DESCRIPTORS = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
+DESCRIPTORS = {
+    "@yearly": "0 0 0 1 1 *",
+    "@annually": "0 0 0 1 1 *",
+    "@monthly": "0 0 0 1 * *",
+    "@weekly": "0 0 0 * * 0",
+    "@daily": "0 0 0 * * *",
+    "@midnight": "0 0 0 * * *",
+    "@hourly": "0 0 * * * *",
+}
+DAYS = 5 * 366  # how far the library looks for the next time
 PAGE = 100  # schedules asked for at once
 
 
-def cron_expression(text: str, time_zone: str = "UTC") -> str:
-    """``text`` as Kubeflow reads it: six fields (five get the second 0), after the time zone unless that is UTC.
+def cron_expression(text: str) -> str:
+    """``text`` as Kubeflow reads it: a descriptor, or six fields (five get the second 0).
 
-    Kubeflow's controller parses with Go's ``robfig/cron``: ranges, steps, lists, names and a ``TZ=`` prefix.
+    Kubeflow's controller parses with Go's ``robfig/cron`` v1.2.0, which knows ranges, steps, lists and names, and no
+    time zone: the controller's own counts.
 
     Raises:
-        InputError: not a cron expression, or not a time zone of the IANA database.
+        InputError: not a cron expression, or one whose time never comes.
     """
-    try:
-        zoneinfo.ZoneInfo(time_zone)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        raise InputError(f"--time-zone is {time_zone!r}: it must be a name like Europe/Berlin") from None
-    prefix = "" if time_zone == "UTC" else f"TZ={time_zone} "
     if text.strip() in DESCRIPTORS:
-        return prefix + text.strip()
+        return text.strip()
     fields = text.split()
     if len(fields) == 5:
         fields = ["0", *fields]
     if len(fields) != 6:
         raise InputError(f"--cron is {text!r}: it must have five fields (minute first) or six (second first)")
     for field, (name, low, high, names) in zip(fields, FIELDS, strict=True):
-        for part in field.split(","):
-            if not _is_part(part, low, high, names):
-                known = f" or {', '.join(names)}" if names else ""
-                raise InputError(
-                    f"--cron is {text!r}: the {name} is {field!r}: it must be *, numbers from {low} to {high}{known}, "
-                    "ranges (1-5), steps (*/15) or lists of them (1,15)"
-                )
-    return prefix + " ".join(fields)
+        if not _values(field, low, high, names):
+            known = f" or {', '.join(names)}" if names else ""
+            raise InputError(
+                f"--cron is {text!r}: the {name} is {field!r}: it must be *, numbers from {low} to {high}{known}, "
+                "ranges (1-5), steps (*/15) or lists of them (1,15)"
+            )
+    expression = " ".join(fields)
+    if not next_times(expression, datetime.datetime.now(datetime.UTC), 1):
+        raise InputError(f"--cron is {text!r}: it must be a time that comes within five years")
+    return expression
 
 
-def _is_part(part: str, low: int, high: int, names: Sequence[str]) -> bool:
-    """Whether ``part`` is ``*``, ``a`` or ``a-b``, with or without ``/step``."""
-    span, slash, step = part.partition("/")
-    if slash and not (step.isascii() and step.isdigit() and int(step) > 0):
-        return False
-    if span in ("*", "?"):
-        return True
-    ends = [_number(end, low, names) for end in span.split("-")]
-    whole = [end for end in ends if end is not None and low <= end <= high]
-    return len(whole) == len(ends) <= 2 and whole == sorted(whole)
+def next_times(expression: str, after: datetime.datetime, count: int) -> list[datetime.datetime]:
+    """The next ``count`` times of a cron ``expression`` (of :func:`cron_expression`) in the time zone of ``after``.
+
+    Fewer where five years hold no more. A day must be one of the month's and of the week's; where both are given, one
+    of them is enough (robfig/cron, spec.go).
+    """
+    fields = DESCRIPTORS.get(expression, expression).split()
+    values = [_values(field, *bounds) for field, (_, *bounds) in zip(fields, FIELDS, strict=True)]
+    seconds, minutes, hours, days, months, weekdays = (sorted(found) for found in values)
+    either = not any(part[0] in "*?" for field in (fields[3], fields[5]) for part in field.split(","))
+    found: list[datetime.datetime] = []
+    for number in range(DAYS):
+        date = after.date() + datetime.timedelta(days=number)
+        matches = date.day in days, date.isoweekday() % 7 in weekdays
+        if date.month not in months or not (any(matches) if either else all(matches)):
+            continue
+        for hour, minute, second in itertools.product(hours, minutes, seconds):
+            time = datetime.datetime.combine(date, datetime.time(hour, minute, second), after.tzinfo)
+            if time > after:
+                found.append(time)
+            if len(found) == count:
+                return found
+    return found
+
+
+def _values(field: str, low: int, high: int, names: Sequence[str]) -> set[int]:
+    """The numbers that a field of a cron expression stands for; none where it is not one."""
+    found: set[int] = set()
+    for part in field.split(","):
+        span, slash, step = part.partition("/")
+        if slash and not (step.isascii() and step.isdigit() and int(step) > 0):
+            return set()
+        ends = [low, high] if span in ("*", "?") else [_number(end, low, names) for end in span.split("-")]
+        whole = [end for end in ends if end is not None and low <= end <= high]
+        if len(whole) != len(ends) or len(ends) > 2 or whole != sorted(whole):
+            return set()
+        last = high if slash and len(ends) == 1 else whole[-1]  # 5/15 is 5-59/15
+        found.update(range(whole[0], last + 1, int(step or 1)))
+    return found
 
 
 def _number(text: str, low: int, names: Sequence[str]) -> int | None:

@@ -10,6 +10,7 @@ import yaml
 from kubeflow_trainer_api import models
 from test_manifests import render
 
+from srpo.core.execution.environment import PREFIX
 from srpo_pipelines.resources import CACHE, ENVIRONMENT, MOUNT, TRACKERS, UNDISTURBED, USER, VOLUME, images
 
 JOB = {
@@ -88,8 +89,10 @@ def test_the_pods_have_what_the_training_pod_of_one_node_has(pod):
     assert all(one["optional"] for one in references)
     (secret,) = TRACKERS
     assert {(one["name"], one["key"]) for one in references} == {(secret, key) for key in TRACKERS[secret]}
+    assert [one["name"] for one in container["env"] if "valueFrom" in one] == list(TRACKERS[secret].values())
     assert pod["metadata"]["annotations"] == UNDISTURBED
-    assert container["envFrom"] == [{"configMapRef": {"name": ENVIRONMENT, "optional": True}}]
+    # The same names as in the pods of the pipeline.
+    assert container["envFrom"] == [{"prefix": PREFIX, "configMapRef": {"name": ENVIRONMENT, "optional": True}}]
 
 
 def test_the_runtime_names_the_released_image_and_takes_a_jobs_own(rendered):

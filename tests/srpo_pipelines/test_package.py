@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import ir
+import kubeflow_pods
 import pytest
 import yaml
 from google.protobuf import json_format
@@ -217,6 +218,24 @@ def test_secrets_are_optional_references_and_go_where_they_are_used(package):
     for name, _, pod in executors(package):
         for reference in [*pod.get("secretAsEnv", []), *pod["configMapAsEnv"]]:
             assert reference["optional"] is True, name
+
+
+@pytest.mark.parametrize("name", ["align.yaml", "promote.yaml"])
+def test_kubernetes_takes_the_pods_that_kubeflow_makes(package_folder, name):
+    """With a proxy of the API server and Kubeflow's MLflow plugin, which add variables of their own to each pod."""
+    spec, platform = ir.load(package_folder / name)
+    assert kubeflow_pods.refused(spec, platform) is None
+    configs = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    (first, *_) = configs.values()
+    first["configMapAsEnv"][0]["keyToEnv"].append({"configMapKey": "NO_PROXY", "envVar": "NO_PROXY"})
+    assert "may not be specified when `value` is not empty" in kubeflow_pods.refused(spec, platform)
+
+
+@pytest.mark.parametrize("name", ["align.yaml", "promote.yaml"])
+def test_nothing_of_the_package_steers_kubeflows_own_launcher(package_folder, name):
+    """It reads the AWS SDK's variables and proxies too: a stage's bucket is not that of the artifacts."""
+    for pod in kubeflow_pods.pods(*ir.load(package_folder / name)).values():
+        assert kubeflow_pods.steers_the_launcher(pod) == []
 
 
 def test_a_finished_run_is_cleared_away_after_a_week(package):

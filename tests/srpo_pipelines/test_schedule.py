@@ -1,14 +1,20 @@
 """`srpo schedule` with the real client, against a server that plays the API of Kubeflow Pipelines."""
 
+import datetime
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kubeflow_cron import refused_cron
 from kubeflow_server import TOKEN
 
 from srpo.core.contracts.errors import InputError
 from srpo_pipelines.cli import main
-from srpo_pipelines.schedules import FIELDS, cron_expression
+from srpo_pipelines.commands.schedule import lines
+from srpo_pipelines.schedules import FIELDS, cron_expression, next_times
 
+NOW = datetime.datetime(2026, 2, 27, 23, 59, 58, tzinfo=datetime.UTC)  # a Friday
 CREATE = ("--name", "weekly", "--cron", "0 3 * * mon")
 
 
@@ -25,15 +31,17 @@ def test_a_schedule_is_enabled_typed_and_never_runs_twice_at_once(capsys, server
         capsys,
         server,
         "create",
-        *(*CREATE, "--time-zone", "Europe/Berlin", "--recipe", "flux1-dev-hpsv2", "--experiment", "weekly"),
+        *(*CREATE, "--recipe", "flux1-dev-hpsv2", "--experiment", "weekly"),
         *("--set", "steps=25", "--set", "learning_rate=1e-6", "--set", "prompts=/workspace/prompts/newest.jsonl"),
         *("--service-account", "srpo-runner", "--namespace", "team"),
     )
     assert (code, error) == (0, "")
-    assert shown == "schedule weekly (schedule-1): TZ=Europe/Berlin 0 0 3 * * mon\n"
+    first, *times = shown.splitlines()
+    assert first == "schedule weekly (schedule-1): 0 0 3 * * mon"
+    assert [time[:6] + time[16:31] for time in times[1:]] == ["  Mon  03:00:00 UTC  "] * 5
     body = server.posted("recurringruns")
     assert body["mode"] == "ENABLE"
-    assert body["trigger"] == {"cron_schedule": {"cron": "TZ=Europe/Berlin 0 0 3 * * mon"}}
+    assert body["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * mon"}}
     assert (int(body["max_concurrency"]), body["no_catchup"]) == (1, True)
     assert (body["display_name"], body["service_account"]) == ("weekly", "srpo-runner")
     assert body["experiment_id"] == server.experiments[0]["experiment_id"]
@@ -104,8 +112,8 @@ def test_an_unknown_schedule_is_refused_with_the_known_ones(capsys, server):
         (("--cron", "0 3 * * 5-1"), "the day of the week is '5-1'"),
         (("--cron", "0 3 * * foo"), "sun, mon"),
         (("--cron", "@sometimes"), "five fields"),
-        (("--cron", "@daily", "--time-zone", "Berlin"), "Europe/Berlin"),
-        (("--cron", "@daily", "--time-zone", "../../etc/passwd"), "--time-zone"),
+        (("--cron", "TZ=Europe/Berlin 0 3 * * mon"), "the second is 'TZ=Europe/Berlin'"),
+        (("--cron", "0 3 30 feb *"), "a time that comes"),
         (("--cron", "@daily", "--set", "steps=0"), "steps is 0"),
         (("--cron", "@daily", "--recipe", "dmeo"), "did you mean 'demo'?"),
     ],
@@ -136,8 +144,13 @@ def fields(draw, low, high):
 @given(st.tuples(*(fields(low, high) for _, low, high, _ in FIELDS)))
 def test_what_cron_knows_is_passed_on_as_it_was_written(given_fields):
     text = " ".join(given_fields)
+    if not next_times(text, NOW, 1):  # a 31st of February
+        with pytest.raises(InputError, match="a time that comes"):
+            cron_expression(text)
+        return
     assert cron_expression(text) == text
     assert cron_expression(" ".join(given_fields[1:])) == "0 " + " ".join(given_fields[1:])
+    assert refused_cron(cron_expression(text)) is None
 
 
 @given(st.integers(0, 5), st.integers(60, 10**6))
@@ -146,3 +159,34 @@ def test_a_number_beyond_its_field_is_refused(place, number):
     fields[place] = str(number)
     with pytest.raises(InputError, match=FIELDS[place][0]):
         cron_expression(" ".join(fields))
+
+
+@pytest.mark.parametrize(
+    ("cron", "times"),
+    [
+        ("@daily", ["02-28 00:00:00", "03-01 00:00:00", "03-02 00:00:00"]),
+        ("@weekly", ["03-01 00:00:00", "03-08 00:00:00", "03-15 00:00:00"]),
+        ("*/30 59 23 * * *", ["02-28 23:59:00", "02-28 23:59:30", "03-01 23:59:00"]),
+        ("58/1 59 23 27 * *", ["02-27 23:59:59", "03-27 23:59:58", "03-27 23:59:59"]),
+        ("0 0 3 1 * mon", ["03-01 03:00:00", "03-02 03:00:00", "03-09 03:00:00"]),  # either day is enough
+        ("0 0 3 1 * *", ["03-01 03:00:00", "04-01 03:00:00", "05-01 03:00:00"]),
+        ("0 0 3 */9 * mon", ["06-01 03:00:00", "08-10 03:00:00", "09-28 03:00:00"]),  # with a star both must hold
+        ("0 0 8-18/5 ? jan-dec/6 1-2", ["07-06 08:00:00", "07-06 13:00:00", "07-06 18:00:00"]),
+    ],
+)
+def test_the_next_times_are_those_of_kubeflows_library(cron, times):
+    assert refused_cron(cron) is None
+    assert [f"{time:%m-%d %H:%M:%S}" for time in next_times(cron, NOW, 3)] == times
+
+
+def test_the_next_times_are_told_in_utc_and_here(monkeypatch):
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        first, *others = lines("0 0 2 * * sun", NOW.replace(month=3, day=23))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert "CRON_SCHEDULE_TIMEZONE" in first
+    assert others[0] == "  Sun 2026-03-29 02:00:00 UTC  Sun 2026-03-29 04:00:00 CEST"
+    assert len(others) == 5

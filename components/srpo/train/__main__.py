@@ -25,9 +25,11 @@ def main() -> None:
     import yaml
 
     from srpo.core.contracts.errors import InputError
+    from srpo.core.execution.environment import take_own_names
     from srpo.train.run import finish, workstation_job
     from srpo.train.worker import work
 
+    take_own_names()
     parser = argparse.ArgumentParser(
         prog="torchrun -m srpo.train",
         description="Train on this machine. A run that was interrupted goes on when it is started again.",

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import datetime
 import tempfile
 from pathlib import Path
 
@@ -15,13 +16,14 @@ def epilog() -> str:
     """What stands below the options."""
     return """a schedule starts the pipeline with the parameters it was made with. Each run reads its prompt files anew,
 so it trains on what is there then; a run that finds nothing changed reuses what is finished and trains nothing. A run
-starts only when the one before it has ended, and none is made up for afterwards.
+starts only when the one before it has ended, and none is made up for afterwards. --cron is read in the time zone of
+Kubeflow's controller, UTC as a rule; the next five times are shown in UTC and here.
 
 tokens come from the environment alone, as for `srpo submit`
 
   srpo schedule list --host URL
   srpo schedule pause --host URL --name weekly
-example: srpo schedule create --host URL --name weekly --cron "0 3 * * mon" --time-zone Europe/Berlin \\
+example: srpo schedule create --host URL --name weekly --cron "0 3 * * mon" \\
     --recipe flux1-dev-hpsv2 --set prompts=/workspace/prompts/newest.jsonl --service-account srpo-runner"""
 
 
@@ -41,8 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         epilog=epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    create.add_argument("--cron", required=True, metavar="EXPR", help='when, as in "0 3 * * mon" or @weekly')
-    create.add_argument("--time-zone", default="UTC", metavar="ZONE", help="time zone of --cron (default: UTC)")
+    create.add_argument(
+        "--cron",
+        required=True,
+        metavar="EXPR",
+        help='when, in the controller\'s time zone, as in "0 3 * * mon" or @weekly',
+    )
     create.add_argument("--recipe", default="demo", metavar="NAME", help="recipe to start from (default: demo)")
     create.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter or a stage's setting; repeatable"
@@ -88,7 +94,7 @@ def _create(args: argparse.Namespace) -> None:
     from srpo_pipelines.package import PACKAGE, compile_package, read_images
     from srpo_pipelines.settings import parameters
 
-    cron = schedules.cron_expression(args.cron, args.time_zone)
+    cron = schedules.cron_expression(args.cron)
     arguments = dataclasses.asdict(parameters(args.recipe, args.set))
     require_json(arguments)
     images = read_images(args.images) if args.images else None
@@ -108,4 +114,16 @@ def _create(args: argparse.Namespace) -> None:
             service_account=args.service_account,
             pipeline_root=args.pipeline_root,
         )
-    print(f"schedule {args.name} ({identity}): {cron}", flush=True)
+    print(f"schedule {args.name} ({identity}): {cron}")
+    print("\n".join(lines(cron, datetime.datetime.now(datetime.UTC).replace(microsecond=0))), flush=True)
+
+
+def lines(cron: str, now: datetime.datetime) -> list[str]:
+    """When a schedule starts next, in UTC and here, and what that holds of; ``now`` is in UTC."""
+    from srpo_pipelines.schedules import next_times
+
+    times = next_times(cron, now, 5)
+    return [
+        "next, where Kubeflow's controller counts in UTC (it does unless its CRON_SCHEDULE_TIMEZONE says otherwise):",
+        *(f"  {time:%a %Y-%m-%d %H:%M:%S} UTC  {time.astimezone():%a %Y-%m-%d %H:%M:%S %Z}" for time in times),
+    ]

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from srpo.core.contracts.config import from_mapping
 from srpo.core.contracts.errors import InputError
 from srpo.core.execution.code import code_digest, versions
+from srpo.core.execution.environment import take_own_names
 from srpo.core.execution.progress import Progress
 from srpo.core.storage.files import appearing, digest_of, link_tree, list_files, write_json
 from srpo.core.storage.lease import lease
@@ -185,6 +186,7 @@ def execute_or_exit(
     outputs: Mapping[str, Path],
 ) -> Path:
     """:func:`execute` as the body of a container: one clear last line on failure; exit code 2 for bad input, else 1."""
+    take_own_names()
     try:
         return execute(stage, config, Path(workspace), inputs, outputs)
     except InputError as error:
