@@ -70,7 +70,7 @@ def next_times(expression: str, after: datetime.datetime, count: int) -> list[da
     of them is enough (robfig/cron, spec.go).
     """
     fields = DESCRIPTORS.get(expression, expression).split()
-    values = [_values(field, *bounds) for field, (_, *bounds) in zip(fields, FIELDS, strict=True)]
+    values = [_values(field, low, high, names) for field, (_, low, high, names) in zip(fields, FIELDS, strict=True)]
     seconds, minutes, hours, days, months, weekdays = (sorted(found) for found in values)
     either = not any(part[0] in "*?" for field in (fields[3], fields[5]) for part in field.split(","))
     found: list[datetime.datetime] = []
