@@ -34,7 +34,7 @@ def promote(
         ratings: Files that the rating page saved, or one table of ratings, separated by commas
         study: The study's key: key.json or its folder
         release: Release to promote: its id; empty is the candidate
-        gates: YAML file with gates and minimum_raters; empty for those that come with the stage
+        gates: YAML file with gates, minimum_raters and minimum_prompts; empty for those that come with the stage
         channel: Channel to move if every gate holds
         who: Who promotes, for the record; empty is not stated
         partial: Whether to take raters who stopped early, as far as they came

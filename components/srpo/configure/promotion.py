@@ -20,7 +20,9 @@ class Promotion:
     ratings: str = described("", "Files that the rating page saved, or one table of ratings, separated by commas")
     study: str = described("", "The study's key: key.json or its folder")
     release: str = described("", "Release to promote: its id; empty is the candidate")
-    gates: str = described("", "YAML file with gates and minimum_raters; empty for those that come with the stage")
+    gates: str = described(
+        "", "YAML file with gates, minimum_raters and minimum_prompts; empty for those that come with the stage"
+    )
     channel: str = described("latest", "Channel to move if every gate holds")
     who: str = described("", "Who promotes, for the record; empty is not stated")
     partial: bool = described(False, "Whether to take raters who stopped early, as far as they came")

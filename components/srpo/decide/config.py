@@ -14,7 +14,7 @@ class Config:
     release: str = ""  # its id; "" is what the channel `candidate` points to
     channel: str = "latest"
     who: str = ""  # who promotes, for the record; "" is not stated
-    gates: str = ""  # YAML file with gates and minimum_raters; "" is the one beside this stage's code
+    gates: str = ""  # YAML file with gates, minimum_raters and minimum_prompts; "" is the one beside this stage's code
 
     def __post_init__(self) -> None:
         destination_of(self.destination)

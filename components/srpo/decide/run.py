@@ -81,14 +81,17 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
 def judge(
     rules: Gates, manifest: Mapping[str, Any], evaluation: Mapping[str, Any], said: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Each gate with its value and whether it holds: the automatic ones, the number of raters, then the conditions."""
+    """Each gate with its value and whether it holds: the automatic ones, how many rated how much, the conditions."""
     people, scores = gate_summary(said), scores_of(evaluation)
     names = {role: str(model["name"]) for role, model in manifest.get("licences", {}).items()}
-    raters, least = len(said["used"]), rules.minimum_raters
+    counts = (
+        ("minimum_raters", rules.minimum_raters, len(said["used"])),
+        ("minimum_prompts", rules.minimum_prompts, int(said["prompts"])),
+    )
     candidate = bool(manifest.get("candidate"))
     return [
         {"condition": "the release passed its automatic gates", "value": float(candidate), "passed": candidate},
-        {"condition": f"minimum_raters: {least}", "value": raters, "passed": raters >= least},
+        *({"condition": f"{name}: {least}", "value": there, "passed": there >= least} for name, least, there in counts),
         *check(
             rules.gates,
             {moment: {**scores[moment], **people[moment]} for moment in scores},

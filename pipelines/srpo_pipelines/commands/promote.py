@@ -13,7 +13,7 @@ HELP = "Promote a release that people have rated, if every gate holds; says whic
 def epilog() -> str:
     """What stands below the options."""
     return """without other options it is about the run in --output: its candidate, the study of its rating page,
-and the channel `latest` there; gates are a YAML file with `gates` (conditions) and `minimum_raters`
+and the channel `latest` there; gates are a YAML file with `gates` (conditions), `minimum_raters` and `minimum_prompts`
 
 exit codes: 0 decided (promoted or not: a gate that fails is a result), 1 a stage failed, 2 bad input, 130 interrupted
 

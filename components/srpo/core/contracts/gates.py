@@ -44,16 +44,18 @@ class Gates:
 
     gates: tuple[str, ...]
     minimum_raters: int = 0  # of those that the study's rules leave in
+    minimum_prompts: int = 0  # that they rated
 
     def __post_init__(self) -> None:
-        require(self.minimum_raters >= 0, "minimum_raters", self.minimum_raters, "a whole number of at least 0")
+        for name in ("minimum_raters", "minimum_prompts"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "a whole number of at least 0")
         require(bool(self.gates), "gates", self.gates, "at least one condition")
         for condition in self.gates:
             parse(condition)
 
 
 def read_gates(path: Path) -> Gates:
-    """The gates in a YAML file with ``gates`` (a list of conditions) and ``minimum_raters``.
+    """The gates in a YAML file with ``gates`` (a list of conditions), ``minimum_raters`` and ``minimum_prompts``.
 
     Raises:
         InputError: it cannot be read, has another key, or a condition is not of the form.

@@ -80,8 +80,7 @@ def _add(result: dict[str, Any], name: str, rows: Rows, study: About, confidence
             mine = [row for row in rows if row["model_a"] == model]
             values = np.array([[float(row["answer"] == "excellent")] for row in mine])
             found = intervals.share(values, *_labels(mine), confidence)
-            mean, low, high = (float(part[0]) for part in found)
-            result["shares"][name][model] = _entry(mean, low, high)
+            result["shares"][name][model] = _entry(*(float(part[0]) for part in found))
         pairs = matched(rows, BEFORE, AFTER)
         if pairs:
             gain = [
@@ -161,9 +160,9 @@ def gate_summary(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, flo
 
 
 def _mean(values: Array, rows: Rows, confidence: float) -> dict[str, float | None]:
-    found = intervals.two_way(values[:, None], *_labels(rows))
-    low, high = found.interval(confidence)
-    return _entry(float(found.mean[0]), float(low[0]), float(high[0]), -1, 1)
+    """Mean and interval of ``values`` [N] of -1, 0 and 1."""
+    found = intervals.difference(values[:, None], *_labels(rows), confidence)
+    return _entry(*(float(part[0]) for part in found))
 
 
 def _labels(rows: Rows) -> tuple[Labels, Labels]:
@@ -171,11 +170,5 @@ def _labels(rows: Rows) -> tuple[Labels, Labels]:
     return np.unique(prompts, return_inverse=True)[1], np.unique(raters, return_inverse=True)[1]
 
 
-def _entry(
-    mean: float, low: float, high: float, least: float = -math.inf, most: float = math.inf
-) -> dict[str, float | None]:
-    ends = (max(low, least), min(high, most))
-    return {
-        "mean": mean,
-        **{name: end if math.isfinite(end) else None for name, end in zip(("low", "high"), ends, strict=True)},
-    }
+def _entry(mean: float, low: float, high: float) -> dict[str, float | None]:
+    return {"mean": mean, **{name: end if math.isfinite(end) else None for name, end in (("low", low), ("high", high))}}
