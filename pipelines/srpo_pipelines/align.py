@@ -17,14 +17,14 @@ from srpo.rating_page.component import rating_page
 from srpo.sample.component import sample
 from srpo.train.component import train
 from srpo_pipelines.placement import GpuNodes, place
-from srpo_pipelines.resources import TTL
+from srpo_pipelines.resources import KEPT
 
 
 @dsl.pipeline(
     name="align",
     display_name="Align",
     description="Align an image model with what people prefer (Direct-Align / SRPO), and show whether it worked.",
-    pipeline_config=dsl.PipelineConfig(ttl_seconds_after_finished=TTL),
+    pipeline_config=dsl.PipelineConfig(**KEPT),
 )
 def align(
     model: str = "tiny",

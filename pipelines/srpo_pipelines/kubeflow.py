@@ -90,6 +90,20 @@ def connect(at: Api, namespace: str | None) -> Any:
         )
 
 
+def server_version(at: Api, client: Any) -> str:
+    """What the API says of its own version ("2.16.1"), or nothing.
+
+    The API and the UI before it use two names for it, of which the client's own model knows neither.
+    """
+    with telling(at):
+        answer = client._healthz_api.healthz_service_get_healthz(_preload_content=False)
+    try:
+        told = json.loads(answer.data)
+        return _line(str(told.get("tag_name") or told.get("apiServerTagName") or ""), at.secrets)
+    except (ValueError, AttributeError):  # a login page, say: the next call tells more
+        return ""
+
+
 def create_run(at: Api, client: Any, **given: Any) -> tuple[str, str]:
     """Create a run with ``create_run_from_pipeline_package(**given)``; returns its id and the address of its page.
 

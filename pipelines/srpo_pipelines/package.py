@@ -12,29 +12,37 @@ from typing import Any
 from srpo.core.contracts.errors import InputError, cause
 from srpo.core.storage.files import digest_of
 from srpo_pipelines.resources import images as installed_images
+from srpo_pipelines.servers import OLDEST, for_server
 
 PACKAGE = "align.yaml"
 PROMOTION_PACKAGE = "promote.yaml"
 
 
-def compile_package(path: Path, defaults: Mapping[str, Any], images: Mapping[str, str] | None = None) -> Path:
+def compile_package(
+    path: Path, defaults: Mapping[str, Any], images: Mapping[str, str] | None = None, server: str = OLDEST
+) -> Path:
     """Write the `align` package to ``path``, whole or not at all.
 
     Args:
         path: the file.
         defaults: replace the parameters' defaults.
         images: of each kind (``cpu``, ``gpu``), in place of the installed map.
+        server: the oldest version of Kubeflow Pipelines that takes it (``srpo_pipelines.servers.VERSIONS``).
     """
-    return _write(path, defaults, images or {})
+    return _write(path, defaults, images or {}, server)
 
 
-def compile_promotion(path: Path, images: Mapping[str, str] | None = None) -> Path:
-    """Write the `promote` package to ``path``, whole or not at all; ``images`` as of :func:`compile_package`."""
-    return _write(path, {}, images or {}, pipeline="promote")
+def compile_promotion(path: Path, images: Mapping[str, str] | None = None, server: str = OLDEST) -> Path:
+    """Write the `promote` package to ``path``, whole or not at all; the rest as of :func:`compile_package`."""
+    return _write(path, {}, images or {}, server, pipeline="promote")
 
 
 def compile_manifests(
-    path: Path, defaults: Mapping[str, Any], images: Mapping[str, str] | None = None, namespace: str | None = None
+    path: Path,
+    defaults: Mapping[str, Any],
+    images: Mapping[str, str] | None = None,
+    namespace: str | None = None,
+    server: str = OLDEST,
 ) -> Path:
     """Write the pipeline as ``Pipeline`` and ``PipelineVersion`` resources, for a cluster that is kept by GitOps.
 
@@ -43,7 +51,7 @@ def compile_manifests(
     from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
     with tempfile.TemporaryDirectory() as folder:
-        package = _write(Path(folder) / PACKAGE, defaults, images or {})
+        package = _write(Path(folder) / PACKAGE, defaults, images or {}, server)
         content = digest_of(package.read_text(encoding="utf-8"))
     options = KubernetesManifestOptions(
         pipeline_version_name=f"align-{content[:12]}",
@@ -51,7 +59,8 @@ def compile_manifests(
         namespace=namespace,
         include_pipeline_manifest=True,
     )
-    return _write(path, defaults, images or {}, kubernetes_manifest_format=True, kubernetes_manifest_options=options)
+    manifests = {"kubernetes_manifest_format": True, "kubernetes_manifest_options": options}
+    return _write(path, defaults, images or {}, server, **manifests)
 
 
 def read_images(path: Path) -> dict[str, str]:
@@ -86,13 +95,18 @@ def read_images(path: Path) -> dict[str, str]:
 
 
 def _write(
-    path: Path, defaults: Mapping[str, Any], images: Mapping[str, str], pipeline: str = "align", **options: Any
+    path: Path,
+    defaults: Mapping[str, Any],
+    images: Mapping[str, str],
+    server: str,
+    pipeline: str = "align",
+    **options: Any,
 ) -> Path:
     import warnings
 
     from kfp import compiler
 
-    made = getattr(importlib.import_module(f"srpo_pipelines.{pipeline}"), pipeline)
+    made = for_server(getattr(importlib.import_module(f"srpo_pipelines.{pipeline}"), pipeline), server)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".compile-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         partial = Path(folder) / path.name

@@ -9,6 +9,7 @@ from srpo.core.execution.stage import IMAGE_VARIABLE
 from srpo_pipelines.resources import (
     CACHE,
     ENVIRONMENT,
+    HOUR,
     LABELS,
     MOUNT,
     PODS,
@@ -40,7 +41,9 @@ def place(task: dsl.PipelineTask, stage: str, title: str, gpu: GpuNodes | None =
     # results. Every stage finds its finished result by its own content key instead (srpo.core.execution.stage).
     task.set_caching_options(False)
     if pod.retries:
-        task.set_retry(pod.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
+        # Not the longest wait: Argo counts it from the start of the first try, and ends all of them when it is over.
+        whole = (pod.retries + 1) * pod.timeout + HOUR
+        task.set_retry(pod.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration=f"{whole}s")
     kubernetes.set_timeout(task, pod.timeout)
     # Kubeflow itself drops all capabilities, refuses privilege escalation and sets the runtime's seccomp profile.
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)

@@ -8,14 +8,14 @@ from srpo.collect_ratings.component import collect_ratings
 from srpo.configure.component import configure_promotion
 from srpo.decide.component import decide
 from srpo_pipelines.placement import place
-from srpo_pipelines.resources import TTL
+from srpo_pipelines.resources import KEPT
 
 
 @dsl.pipeline(
     name="promote",
     display_name="Promote",
     description="Move a channel to a release that people have rated, if every gate holds, and say which does not.",
-    pipeline_config=dsl.PipelineConfig(ttl_seconds_after_finished=TTL),
+    pipeline_config=dsl.PipelineConfig(**KEPT),
 )
 def promote(
     ratings: str = "",

@@ -28,6 +28,8 @@ VARIABLES = {name: environment.own_name(name) for name in environment.PLACES}
 
 HOUR = 3600
 TTL = 7 * 24 * HOUR  # how long a finished run's pods and workflow are kept for their logs; artifacts stay
+# However it ended: a cluster's own setting for one of the ends would count before ours for any.
+KEPT = {f"ttl_seconds_after_{end}": TTL for end in ("finished", "success", "failure")}
 
 
 @dataclasses.dataclass(frozen=True)

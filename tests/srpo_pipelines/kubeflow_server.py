@@ -56,7 +56,8 @@ class Api(http.server.ThreadingHTTPServer):
         if planned:
             return planned.pop(0) if len(planned) > 1 else planned[0]
         if path == "healthz":
-            return 200, {"multi_user": False, "tag_name": self.version}
+            # As the UI's server answers, which stands before the API; the API itself says tag_name (main.go).
+            return 200, {"multi_user": False, "apiServerMultiUser": False, "apiServerTagName": self.version}
         if path == "experiments" and method == "GET":
             name = json.loads(query["filter"][0])["predicates"][0]["stringValue"]
             return 200, {"experiments": [one for one in self.experiments if one["display_name"] == name]}

@@ -184,6 +184,23 @@ def test_a_sound_cluster_is_ready(capsys, kubernetes, server):
     assert "the largest has 8 nvidia.com/gpu" in lines["nodes"]
 
 
+@pytest.mark.parametrize(
+    ("tag", "state", "said"),
+    [
+        ("2.15.2", "ok", "version 2.15.2"),
+        ("2.5.0", "fail", "version 2.5.0: it refuses the package -> install one of 2.15, 2.16, 2.17"),
+        ("2.18.1", "note", "not one that was tried -> it gets the package for 2.17"),
+        ("", "note", "version not told: not one that was tried -> it gets the package for 2.15"),
+    ],
+)
+def test_the_version_of_kubeflow_is_looked_at(capsys, kubernetes, server, tag, state, said):
+    server.version = tag
+    code, lines, _ = examined(capsys, kubernetes, "--host", server.url)
+    assert code == (state == "fail")
+    assert lines["kubeflow"].startswith(f"{state} ")
+    assert lines["kubeflow"].endswith(said)
+
+
 def test_nothing_on_the_cluster_is_changed(capsys, kubernetes):
     before = copy.deepcopy(kubernetes.there)
     assert examined(capsys, kubernetes)[0] == 0

@@ -23,6 +23,7 @@ from srpo.train.nodes import NAMESPACE, POD
 from srpo_pipelines.align import align
 from srpo_pipelines.cli import main
 from srpo_pipelines.resources import UNDISTURBED
+from srpo_pipelines.servers import NEWEST
 from srpo_pipelines.settings import parameters
 
 GPU = {"cache-rewards", "encode-prompts", "train", "sample"}
@@ -52,9 +53,9 @@ FROZEN = {
 
 @pytest.fixture(scope="module")
 def package_folder(tmp_path_factory):
-    """Where `srpo compile` writes."""
+    """Where `srpo compile` writes, for the newest servers: with all that a package can say."""
     folder = tmp_path_factory.mktemp("package")
-    assert main(["compile", "--output", str(folder)]) == 0
+    assert main(["compile", "--server", NEWEST, "--output", str(folder)]) == 0
     return folder
 
 
@@ -187,6 +188,18 @@ def test_stages_that_do_work_are_retried_with_backoff(package):
         assert not policy or policy["backoffFactor"] == 2.0
 
 
+def test_there_is_time_for_all_tries(package):
+    """Argo counts ``maxDuration`` from the start of the first try, and ends whatever runs when it is over."""
+    deadlines = {name: int(pod["activeDeadlineSeconds"]) for name, _, pod in executors(package)}
+    for name, task in leaf_tasks(package[0]):
+        if policy := task.get("retryPolicy"):
+            tries = policy["maxRetryCount"] + 1
+            waits = sum(30 * 2**number for number in range(policy["maxRetryCount"]))
+            assert policy["backoffDuration"] == "30s"
+            assert waits < 3600
+            assert policy["backoffMaxDuration"] == f"{tries * deadlines[name] + 3600}s", name
+
+
 def executors(package):
     """(name, container, what Kubernetes is told) of every executor."""
     spec, platform = package
@@ -239,8 +252,9 @@ def test_nothing_of_the_package_steers_kubeflows_own_launcher(package_folder, na
 
 
 def test_a_finished_run_is_cleared_away_after_a_week(package):
-    week = package[1]["platforms"]["kubernetes"]["pipelineConfig"]["resourceTtlOnCompletion"]
-    assert week == 7 * 24 * 3600
+    """However it ended: a cluster's default for one of the ends would count before ours for any."""
+    kept = package[1]["platforms"]["kubernetes"]["pipelineConfig"]
+    assert kept == {f"resourceTtlOn{end}": 7 * 24 * 3600 for end in ("Completion", "Success", "Failure")}
 
 
 def test_parameters_are_frozen():

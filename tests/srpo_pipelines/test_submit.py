@@ -71,7 +71,7 @@ def test_the_run_that_was_asked_for_is_created(capsys, server):
 
 def test_the_package_is_the_one_that_compile_writes(capsys, server, tmp_path):
     assert submit(capsys, server, "--recipe", "qwen-image", "--set", "seed=7")[0] == 0
-    assert main(["compile", "--recipe", "qwen-image", "--output", str(tmp_path)]) == 0
+    assert main(["compile", "--server", "2.17", "--recipe", "qwen-image", "--output", str(tmp_path)]) == 0
     sent = server.posted("runs")["pipeline_spec"]
     spec, platform = ir.load(tmp_path / "align.yaml")
     messages = {"pipeline_spec": pipeline_spec_pb2.PipelineSpec, "platform_spec": pipeline_spec_pb2.PlatformSpec}
@@ -209,7 +209,30 @@ def test_waiting_ends_when_nothing_is_heard(capsys, server, status, looks):
     assert len([one for one in server.requests if one[1] == "runs/run-1"]) == looks
 
 
+@pytest.mark.parametrize(("tag", "lifetime"), [("2.15.2", False), ("2.17.0", True), ("", False)])
+def test_the_package_is_one_that_the_server_knows(capsys, server, tag, lifetime):
+    server.version = tag
+    assert submit(capsys, server)[0] == 0
+    kubernetes = server.posted("runs")["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]
+    assert ("pipelineConfig" in kubernetes) == lifetime
+
+
+def test_the_api_itself_says_its_version_by_another_name_than_the_ui(capsys, server):
+    server.answers["GET", "healthz"] = [(200, {"multi_user": False, "tag_name": "2.14.6"})]
+    assert "is Kubeflow Pipelines 2.14.6" in submit(capsys, server)[2]
+
+
+def test_a_server_that_is_too_old_is_refused_before_anything_is_made(capsys, server):
+    server.version = "2.5.0"
+    code, _, error = submit(capsys, server)
+    assert code == 2
+    assert "is Kubeflow Pipelines 2.5.0: it must be one of 2.15" in error
+    assert not [one for one in server.requests if one[0] == "POST"]
+    assert submit(capsys, server, "--server", "2.15")[0] == 0  # whoever knows better
+
+
 def test_the_command_of_kfp_that_help_names_makes_the_same_run(capsys, server, tmp_path):
+    server.version = "2.15.0"  # for which a package is compiled where nothing is said
     assert submit(capsys, server, "--set", "steps=40", "--set", "train.margin=0.5")[0] == 0
     run = server.posted("runs")
     server.requests.clear()

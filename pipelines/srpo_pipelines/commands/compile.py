@@ -14,6 +14,7 @@ from srpo_pipelines.package import (
     compile_promotion,
     read_images,
 )
+from srpo_pipelines.servers import OLDEST, VERSIONS, named
 
 HELP = "Compile the pipelines to Kubeflow's IR YAML."
 MANIFESTS = "align-manifests.yaml"
@@ -29,6 +30,8 @@ def epilog() -> str:
 for GitOps, beside the package a file of Pipeline and PipelineVersion resources:
   srpo compile --recipe flux1-dev-hpsv2 --images images.json --manifests --namespace team --output build
 
+a package for newer servers alone says more: as which user its pods run (2.16), how long its logs are kept (2.17)
+
 example: srpo compile --output build"""
 
 
@@ -39,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe", default="demo", metavar="NAME", help="recipe whose values are the form's defaults (default: demo)"
     )
     add_images(parser)
+    add_server(parser, f"default: {OLDEST}, which the newer ones take too")
     parser.add_argument("--manifests", action="store_true", help=f"write {MANIFESTS} too, for GitOps")
     parser.add_argument("--namespace", metavar="NS", help="namespace that the manifests name (default: none)")
 
@@ -53,19 +57,29 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_server(parser: argparse.ArgumentParser, default: str) -> None:
+    """The option that names the server's version."""
+    parser.add_argument(
+        "--server",
+        metavar="VERSION",
+        help=f"oldest Kubeflow Pipelines that takes it: {', '.join(VERSIONS)} ({default})",
+    )
+
+
 def main(args: argparse.Namespace) -> None:
     """Compile and say where the package is."""
     from srpo_pipelines.settings import parameters
 
     defaults = dataclasses.asdict(parameters(args.recipe))
     images = read_images(args.images) if args.images else None
+    server = named(args.server) if args.server else OLDEST
     if args.namespace and not args.manifests:
         raise InputError(f"--namespace is {args.namespace!r}: it belongs to --manifests; the package names none")
     folder = folder_for(args.output)
-    print(compile_package(folder / PACKAGE, defaults, images))
-    print(compile_promotion(folder / PROMOTION_PACKAGE, images))
+    print(compile_package(folder / PACKAGE, defaults, images, server))
+    print(compile_promotion(folder / PROMOTION_PACKAGE, images, server))
     if args.manifests:
-        print(compile_manifests(folder / MANIFESTS, defaults, images, args.namespace))
+        print(compile_manifests(folder / MANIFESTS, defaults, images, args.namespace, server))
 
 
 def folder_for(path: Path) -> Path:

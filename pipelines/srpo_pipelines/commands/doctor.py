@@ -3,11 +3,12 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from srpo.core.contracts.errors import InputError
 from srpo_pipelines.commands.compile import add_images
 from srpo_pipelines.errors import Failed
 
 if TYPE_CHECKING:
-    from srpo_pipelines.doctor import Cluster
+    from srpo_pipelines.doctor import Cluster, Finding
 
 HELP = "Look at a cluster before the first run: a line for each thing it needs, with the mend."
 
@@ -53,9 +54,8 @@ def main(args: argparse.Namespace) -> None:
 
     if at is not None:
         try:
-            health = kubeflow.connect(at, args.namespace).get_kfp_healthz()
-            version = getattr(health, "tag_name", None) or "unknown"
-            say(doctor.Finding("ok", "kubeflow", f"{at.host} answers, version {version}"))
+            tag = kubeflow.server_version(at, kubeflow.connect(at, args.namespace))
+            say(server(at.host, tag))
         except Failed as error:
             said = str(error).removeprefix("srpo: ")
             say(doctor.Finding("fail", "kubeflow", said, "is --host the address of the UI?"))
@@ -66,6 +66,21 @@ def main(args: argparse.Namespace) -> None:
     print(doctor.verdict(findings), flush=True)
     if any(finding.state == "fail" for finding in findings):
         raise SystemExit(1)
+
+
+def server(host: str, tag: str) -> "Finding":
+    """Whether Kubeflow's API takes the package: by the version ``tag`` that it says it is."""
+    from srpo_pipelines import doctor, servers
+
+    said = f"{host} answers, version {tag or 'not told'}"
+    if servers.is_known(tag):
+        return doctor.Finding("ok", "kubeflow", said)
+    try:
+        fits = servers.fitting(tag)
+    except InputError:
+        versions = ", ".join(servers.VERSIONS)
+        return doctor.Finding("fail", "kubeflow", f"{said}: it refuses the package", f"install one of {versions}")
+    return doctor.Finding("note", "kubeflow", f"{said}: not one that was tried", f"it gets the package for {fits}")
 
 
 def cluster(args: argparse.Namespace) -> "Cluster":

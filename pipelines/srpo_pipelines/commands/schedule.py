@@ -6,7 +6,7 @@ import datetime
 import tempfile
 from pathlib import Path
 
-from srpo_pipelines.commands.compile import add_images
+from srpo_pipelines.commands.compile import add_images, add_server
 from srpo_pipelines.commands.submit import require_json
 
 HELP = "Retrain at set times on a cluster: create, list, pause, resume and delete schedules."
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter or a stage's setting; repeatable"
     )
     add_images(create)
+    add_server(create, "default: what the server says of itself")
     create.add_argument("--experiment", default="Default", metavar="NAME", help="made if there is none")
     create.add_argument("--service-account", metavar="SA", help="who the pods are (manifests/ makes srpo-runner)")
     create.add_argument("--pipeline-root", metavar="URI", help="where Kubeflow keeps artifacts (default: its own)")
@@ -92,16 +93,20 @@ def _create(args: argparse.Namespace) -> None:
     """Check everything, compile, and make the schedule."""
     from srpo_pipelines import kubeflow, schedules
     from srpo_pipelines.package import PACKAGE, compile_package, read_images
+    from srpo_pipelines.servers import fitting, named
     from srpo_pipelines.settings import parameters
 
     cron = schedules.cron_expression(args.cron)
     arguments = dataclasses.asdict(parameters(args.recipe, args.set))
     require_json(arguments)
+    if args.server:
+        named(args.server)
     images = read_images(args.images) if args.images else None
     at = kubeflow.api(args.host)
     with tempfile.TemporaryDirectory(prefix="srpo-") as folder:
-        package = compile_package(Path(folder) / PACKAGE, dataclasses.asdict(parameters(args.recipe)), images)
         client = kubeflow.connect(at, args.namespace)
+        server = args.server or fitting(kubeflow.server_version(at, client))
+        package = compile_package(Path(folder) / PACKAGE, dataclasses.asdict(parameters(args.recipe)), images, server)
         identity = schedules.create(
             at,
             client,

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from srpo.core.contracts.errors import InputError
-from srpo_pipelines.commands.compile import add_images
+from srpo_pipelines.commands.compile import add_images, add_server
 from srpo_pipelines.errors import Failed
 from srpo_pipelines.package import PACKAGE, compile_package, read_images
+from srpo_pipelines.servers import fitting, named
 
 HELP = "Run the whole pipeline on a cluster, through the API of Kubeflow Pipelines."
 
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter or a stage's setting; repeatable"
     )
     add_images(parser)
+    add_server(parser, "default: what the server says of itself")
     parser.add_argument("--namespace", metavar="NS", help="namespace of the profile; on multi-user Kubeflow only")
     parser.add_argument("--experiment", metavar="NAME", help="made if there is none (default: Default)")
     parser.add_argument("--run-name", metavar="NAME", help="name in the UI (default: recipe and time)")
@@ -53,16 +55,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Check everything, compile, create the run, and say where it is; with --wait, what became of it."""
-    from srpo_pipelines.kubeflow import api, connect, create_run, wait
+    from srpo_pipelines.kubeflow import api, connect, create_run, server_version, wait
     from srpo_pipelines.settings import parameters
 
     arguments = dataclasses.asdict(parameters(args.recipe, args.set))
     require_json(arguments)
+    if args.server:
+        named(args.server)
     images = read_images(args.images) if args.images else None
     at = api(args.host)
     with tempfile.TemporaryDirectory(prefix="srpo-") as folder:
-        package = compile_package(Path(folder) / PACKAGE, dataclasses.asdict(parameters(args.recipe)), images)
         client = connect(at, args.namespace)
+        server = args.server or fitting(server_version(at, client))
+        package = compile_package(Path(folder) / PACKAGE, dataclasses.asdict(parameters(args.recipe)), images, server)
         identity, page = create_run(
             at,
             client,
