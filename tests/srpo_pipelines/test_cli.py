@@ -167,7 +167,7 @@ def test_stage_lists_its_settings(capsys):
 def test_a_configuration_under_a_recipe_has_the_comments_of_the_code(capsys):
     assert main(["stage", "evaluate", "--recipe", "demo", "--settings"]) == 0
     shown = capsys.readouterr().out
-    assert "\n  resamples: 2000  # bootstrap draws of whole prompts, and sign flips of the tests\n" in shown
+    assert "\n  resamples: 2000  # sign flips of the tests\n" in shown
     assert "all must hold for `passed`.\n  gates:\n  - srp.delta.low > 0\n" in shown
     assert "\n\n  # The page.\n  grid_pairs: 36  # " in shown
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from srpo.core.ratings.intervals import Counts, Mean, ends_of_difference, ends_of_share, gained
 from srpo.evaluate import statistics
 from srpo.evaluate.config import Config
 from srpo.evaluate.frechet import Reference
@@ -28,21 +29,46 @@ def summarise(pairs: Pairs, reference: Reference | None, config: Config) -> tupl
 
     ``frechet`` is there where a judge exists.
     """
-    weights = statistics.draw_weights(pairs.prompts, config.resamples, config.seed)
-    summary = {}
-    for moment, values in zip(MOMENTS, (pairs.before, pairs.after, pairs.after - pairs.before), strict=True):
-        found = statistics.bootstrap_mean(values, pairs.cluster, weights, config.confidence)
-        summary[moment] = _by_name(pairs.names, found)
-    errors = dict(zip(pairs.names, found.error, strict=True))
+    moments = intervals(pairs.before, pairs.after, pairs.cluster, config.confidence)
+    summary = {moment: _by_name(pairs.names, found) for moment, found in moments.items()}
+    errors = dict(zip(pairs.names, moments["delta"].error, strict=True))
     if reference is not None and pairs.features is not None:
         distances = _distances(pairs, reference)
-        draws = weights[: config.frechet_resamples]
+        draws = statistics.draw_weights(pairs.prompts, config.frechet_resamples, config.seed)
         found = statistics.bootstrap_statistic(distances, pairs.cluster, draws, config.confidence)
         for moment, entry in _by_name(MOMENTS, found).items():
             low = entry["low"] if moment == "delta" else max(0.0, entry["low"])  # a distance is at least 0
             summary[moment][FRECHET] = entry | {"low": low}
         errors[FRECHET] = found.error[2]
     return summary, smallest_effects(errors, pairs.prompts, config)
+
+
+def intervals(
+    before: Array, after: Array, cluster: NDArray[np.int64], confidence: float
+) -> dict[str, statistics.Interval]:
+    """Means of ``before`` and ``after`` [N, K] and of their difference, with intervals over prompts (``cluster`` [N]).
+
+    A measure that is 0 or 1 (is the content there?) is a share and has a share's interval: where no image of few was
+    wrong, the next may be. Models that drew the same images have a difference of exactly 0.
+    """
+    values = {"before": before, "after": after, "delta": after - before}
+    found = {moment: statistics.mean_interval(value, cluster, confidence) for moment, value in values.items()}
+    shares = np.isin(before, (0, 1)).all(0) & np.isin(after, (0, 1)).all(0)
+    if not shares.any():
+        return found
+    counts = Counts(int(cluster.max()) + 1, len(cluster), len(cluster))
+
+    def mean(part: Array) -> Mean:
+        one = statistics.mean_interval(part[:, shares], cluster, confidence)
+        return Mean(one.mean, one.error, np.full_like(one.mean, counts.raters - 1))
+
+    for moment in ("before", "after"):
+        ends = ends_of_share(mean(values[moment]), counts, confidence)
+        found[moment].low[shares], found[moment].high[shares] = ends
+    if (delta := values["delta"]).any():
+        ends = ends_of_difference(mean(delta), mean(gained(delta)), mean(gained(-delta)), counts, confidence)
+        found["delta"].low[shares], found["delta"].high[shares] = ends
+    return found
 
 
 def smallest_effects(errors: dict[str, float], prompts: int, config: Config) -> dict[str, float]:
@@ -110,9 +136,9 @@ def by_category(pairs: Pairs, config: Config) -> dict[str, dict[str, Any]]:
         prompts, cluster = np.unique(pairs.cluster[rows], return_inverse=True)
         if len(prompts) < 2:
             continue
-        delta = (pairs.after - pairs.before)[rows]
-        weights = statistics.draw_weights(len(prompts), config.resamples, config.seed)
-        interval = statistics.bootstrap_mean(delta, cluster, weights, config.confidence)
+        before, after = pairs.before[rows], pairs.after[rows]
+        delta = after - before
+        interval = intervals(before, after, cluster, config.confidence)["delta"]
         p = statistics.sign_flip_p(delta, cluster, config.resamples, config.seed)
         found[category] = {
             "prompts": len(prompts),
@@ -148,8 +174,7 @@ def searched_tests(
 
 def compare(pairs: Pairs, config: Config) -> dict[str, Any]:
     """A short comparison, for an earlier release against the tuned model: ``delta``, ``q`` and ``clear`` by name."""
-    weights = statistics.draw_weights(pairs.prompts, config.resamples, config.seed)
-    found = statistics.bootstrap_mean(pairs.after - pairs.before, pairs.cluster, weights, config.confidence)
+    found = intervals(pairs.before, pairs.after, pairs.cluster, config.confidence)["delta"]
     p = statistics.sign_flip_p(pairs.after - pairs.before, pairs.cluster, config.resamples, config.seed)
     q = statistics.benjamini_hochberg(dict(zip(pairs.names, map(float, p), strict=True)))
     return {

@@ -11,8 +11,8 @@ class Config:
     """How before and after are compared, what must hold for a release, and how much the page shows."""
 
     confidence: float = 0.95  # of every interval; 1 - confidence is also the error rate of the corrected tests
-    resamples: int = 2000  # bootstrap draws of whole prompts, and sign flips of the tests
-    frechet_resamples: int = 400  # the same for the Fréchet distance, which costs more
+    resamples: int = 2000  # sign flips of the tests
+    frechet_resamples: int = 400  # the same for the Fréchet distance, and draws of whole prompts for its interval
     power: float = 0.8  # with which the smallest effect that the sample could have shown would be found
     seed: int = 0
     # "<name>.<before|after|delta>[.low|.high|.mean] <op> <number>"; all must hold for `passed`.

@@ -31,20 +31,31 @@ def draw_weights(clusters: int, resamples: int, seed: int) -> Array:
     return generator.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples).astype(np.float64)
 
 
-def bootstrap_mean(values: Array, cluster: NDArray[np.int64], weights: Array, confidence: float) -> Interval:
-    """Mean of ``values`` [N, K] with percentile intervals over clusters (``cluster`` [N] in 0..P-1, weights [R, P]).
+def mean_interval(values: Array, cluster: NDArray[np.int64], confidence: float) -> Interval:
+    """Mean of ``values`` [N, K] with an interval over clusters (``cluster`` [N] in 0..P-1, at least two).
 
-    The percentiles are widened for few clusters (:func:`levels`). A column that is the same in every resample has the
-    interval [mean, mean].
+    Each end is the farther one of two intervals: Student's, and Hall's for a skewed spread (P. Hall, "On the removal of
+    skewness by transformation", 1992). Where all values of a column are equal, it is [mean, mean].
     """
     sums, counts = cluster_sums(values, cluster)
-    total = counts.sum()
+    total, prompts = counts.sum(), len(counts)
     mean = sums.sum(0) / total
-    draws = (weights @ sums) / (weights @ counts)[:, None]
-    low, high = np.quantile(draws, levels(confidence, len(counts)), axis=0)
-    few = len(counts) / (len(counts) - 1)
-    error = np.sqrt(few * np.square(sums - mean * counts[:, None]).sum(0)) / total
+    away = (sums - mean * counts[:, None]) * prompts / total  # what each cluster adds to the mean, less the mean
+    spread = np.sqrt(np.square(away).sum(0) / (prompts - 1))
+    error = spread / np.sqrt(prompts)
+    skew = (away**3).mean(0) / np.where(spread > 0, spread, 1) ** 3
+    t = float(stdtrit(prompts - 1, (1 + confidence) / 2))
+    low, high = mean - np.maximum(t, _of_skewed(t, skew, prompts)) * error, mean + t * error
+    high = np.maximum(high, mean - _of_skewed(-t, skew, prompts) * error)
     return Interval(mean + 0.0, low + 0.0, high + 0.0, error)  # + 0.0 turns -0.0 into 0.0
+
+
+def _of_skewed(t: float, skew: Array, clusters: int) -> Array:
+    """The value of Student's statistic under ``skew`` [K] that has the rank of ``t`` without it: Hall's inverse."""
+    root = np.sqrt(clusters)
+    slant = np.where(np.abs(skew) > 1e-6, skew, 1)  # without skew it is t itself
+    bent = 3 * root / slant * (np.cbrt(1 + slant * (t / root - slant / (6 * clusters))) - 1)
+    return np.where(np.abs(skew) > 1e-6, bent, t)
 
 
 def levels(confidence: float, clusters: int) -> tuple[float, float]:

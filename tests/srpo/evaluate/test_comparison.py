@@ -137,7 +137,7 @@ def test_chance_alone_is_rarely_called_an_effect():
     values, cluster = null_studies(400, 20)
     flat = values.reshape(len(values), -1)
     p = statistics.sign_flip_p(flat, cluster, 400, 0).reshape(5, -1)
-    found = statistics.bootstrap_mean(flat, cluster, statistics.draw_weights(20, 400, 0), 0.95)
+    found = statistics.mean_interval(flat, cluster, 0.95)
     low, mean, high = (side.reshape(5, -1) for side in (found.low, found.mean, found.high))
     kinds, searched = [], 0
     for study in range(400):

@@ -38,7 +38,7 @@ def strengths_with_errors(
 
     Every rater counts once, however many comparisons they made.
     """
-    weight = len(won) * weights_of(prompt, rater).rating
+    weight = len(won) * weights_of(prompt, rater)[0]
     estimate = strengths(first, second, won, models, weight=weight)
     rows, side = np.arange(len(won)), np.zeros((len(won), models))
     side[rows, first] += 1
