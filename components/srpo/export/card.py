@@ -1,5 +1,6 @@
 """The pages of a release: the model card on Hugging Face's form, and a short report of what was published."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,13 @@ def model_card(
     refusal: str,
     files: list[str],
     arguments: dict[str, Any],
+    scheduler: str,
 ) -> str:
-    """README.md: a YAML header, results, gates, images, and how to load the model and call it (with ``arguments``)."""
+    """README.md: a YAML header, results, gates, images, and how to load the model and call it.
+
+    ``arguments`` are those of the call. ``scheduler`` is the class of the base's own: images are drawn by Euler steps
+    whatever it is, so the lines put another one aside.
+    """
     licence = licences["base"]["licence"]
     known = licence.lower() in HUB_LICENCES
     header = {
@@ -52,6 +58,8 @@ def model_card(
         evaluation=evaluation,
         rows=results(evaluation),
         arguments=arguments,
+        base=json.dumps(licences["base"]["name"], ensure_ascii=False),
+        other_scheduler=scheduler != "FlowMatchEulerDiscreteScheduler",
         shift=float(sampling["shift"]) if sampling.get("schedule") == "static" else None,
         training=made.get("train", {}).get("config", {}),
         pairs=pairs,

@@ -211,11 +211,12 @@ def _image(path: str, source: Path) -> Item:
     return Item.of_file(path, source)
 
 
-def pipeline_of(folder: Path, wanted: int = 0) -> tuple[str, int | None]:
-    """Class of the pipeline in ``folder``, and the tokens of a prompt where its call must say them."""
-    name = str(read_json(folder / "model_index.json", {}).get("_class_name"))
+def pipeline_of(folder: Path, wanted: int = 0) -> tuple[str, int | None, str]:
+    """Class of the pipeline in ``folder``, the tokens of a prompt where its call must say them, and its scheduler."""
+    index = read_json(folder / "model_index.json", {})
+    name, scheduler = str(index.get("_class_name")), index.get("scheduler")
     told = name == "FluxPipeline" and (folder / "tokenizer_2").is_dir()
-    return name, text_tokens(folder, wanted) if told else None
+    return name, text_tokens(folder, wanted) if told else None, str(scheduler[1] if scheduler else None)
 
 
 def gate_failures(evaluation: dict[str, Any]) -> str:

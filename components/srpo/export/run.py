@@ -82,12 +82,12 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     items += rating
 
     wanted = int(earlier.get("encode_prompts", {"config": {}})["config"].get("max_sequence_length", 0))
-    kind, tokens = pipeline_of(base.folder, wanted)
+    kind, tokens, scheduler = pipeline_of(base.folder, wanted)
     arguments = call_arguments(kind, made.get("sample", {"config": {}})["config"], tokens)
 
     def card(release: str) -> Item:
         names = sorted(item.path for item in items)
-        parts = (licences, data, base.release, evaluation, made, pairs, refusal, names, arguments)
+        parts = (licences, data, base.release, evaluation, made, pairs, refusal, names, arguments, scheduler)
         return Item.of_text("README.md", model_card(release, *parts))
 
     # The name comes from the content, so that the same run gives the same release and writes nothing twice.

@@ -1,6 +1,7 @@
 """The transformer over the ranks: FSDP2 shards of master weights, read once; optimiser and moving average."""
 
 import contextlib
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -227,7 +228,8 @@ def save_weights(writer: Writer, config: Config, model: Any, folder: Path, base:
 
     LoRA is merged, so that every consumer can load it; the adapter alone lies beside it in ``lora/``, in float32. Its
     scale (alpha over rank) is in its matrices B: wherever a file without an alpha is loaded, it is with the scale 1.
-    What the model holds in eight bits is merged as it is stored in ``base``, the folder that the model came from.
+    What the model holds in eight bits is merged as it is stored in ``base``, the folder that the model came from, in
+    the compute dtype: that is what the adapter is loaded over.
     """
     writer.wait("weights")
     first, adapter, whole = dist.get_rank() == 0, {}, {}
@@ -237,7 +239,7 @@ def save_weights(writer: Writer, config: Config, model: Any, folder: Path, base:
         if first and ".lora_" in name:
             adapter[name] = gathered.float().to("cpu", copy=True)  # training goes on in what it may share memory with
         elif first and (source := name.replace(".base_layer.", ".")) in stored:
-            whole[source] = stored[source]
+            whole[source] = stored[source].to(DTYPES[config.compute_dtype])
         elif first and name.endswith(f".{SCALE}"):
             continue
         elif first and ".base_layer." in name:  # frozen, and as precise as it is until the adapter has been added
@@ -261,13 +263,18 @@ def write_weights(
     shutil.rmtree(folder, ignore_errors=True)
     with appearing(folder) as partial:
         partial.mkdir()
-        model.save_config(partial)
+        write_json(partial / "config.json", json.loads(model.to_json_string()) | {"_class_name": class_of(model)})
         write_shards({name: value.to(torch.bfloat16) for name, value in whole.items()}, partial)
         if adapter:
             (partial / "lora").mkdir()
             scaled = {name: scale * value if ".lora_B." in name else value for name, value in adapter.items()}
             named = {f"transformer.{name.replace(f'.{ADAPTER}.', '.')}": v for name, v in scaled.items()}
             save_file({name: value.contiguous() for name, value in named.items()}, partial / "lora" / LORA_FILE)
+
+
+def class_of(model: Any) -> str:
+    """The name of the model's own class: sharding gives it another one, which no reader knows."""
+    return next(kind.__name__ for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
 
 
 def merge(whole: dict[str, Tensor], adapter: dict[str, Tensor], scale: float) -> None:

@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, FluxPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from single_files import narrow_loader
 from tiny_runs import TRAIN
 
+from srpo.core.backbones.flux import Flux
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage.models import read_models
-from srpo.export.card import call_arguments
+from srpo.export.card import call_arguments, model_card
+from srpo.export.contents import pipeline_of as pipeline_class
 from srpo.export.original import layout
 from srpo.export.proof import check_adapter, check_transformer
 from srpo.export.tensor_files import TensorFolder
@@ -98,18 +101,93 @@ def test_the_pipeline_of_a_release_draws_the_images_of_the_release(release):
         assert np.abs(drawn(pipeline, facts) - image).max() <= 1
 
 
-def test_the_model_cards_own_lines_draw_them(release, monkeypatch):
-    """As they stand there, but for the prompt, the noise of the image in place of another, and its precision."""
-    (lines,) = re.findall(r"```python\n(.*?)```", (release / "README.md").read_text(), re.DOTALL)
-    image, facts = released(release / "samples/01-after.png")
-    noise = latents_of(pipeline_of(release / "model"), facts)
+def snippets(card):
+    """The card's pieces of code, by what they load."""
+    found = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    kinds = ("lora", "single_file", "model")
+    return {next(kind for kind in kinds if f"/{kind}" in lines): lines for lines in found}
+
+
+def drawn_by(lines, facts, noise):
+    """The image of a piece of code as it stands, but for the prompt, the noise and its precision."""
     for old, new in (('"a prompt"', "PROMPT, latents=LATENTS"), ("torch.bfloat16", "torch.float32")):
         assert old in lines
         lines = lines.replace(old, new)
-    monkeypatch.chdir(release.parent)
     given = {"PROMPT": facts["prompt"], "LATENTS": noise}
     exec(compile(lines, "README.md", "exec"), given)
-    assert np.abs(np.asarray(given["image"]).astype(int) - image).max() <= 1
+    return np.asarray(given["image"]).astype(int)
+
+
+@pytest.mark.parametrize("kind", ["model", "lora", "single_file"])
+def test_each_piece_of_the_model_card_stands_alone_and_draws_them(release, base, kind, tmp_path, monkeypatch):
+    narrow_loader(monkeypatch, 128)
+    lines = snippets((release / "README.md").read_text())[kind]
+    image, facts = released(release / "samples/01-after.png")
+    before, _ = released(release / "samples/01-before.png")
+    noise = latents_of(pipeline_of(release / "model"), facts)
+    for name, folder in ((release.name, release), ("tiny", base)):  # the names that the card gives
+        (tmp_path / name).symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    found = drawn_by(lines, facts, noise)
+    if kind == "lora":  # the tuned weights are rounded to bfloat16, a sum of base and adapter is not
+        assert away(found, image) < 0.1 * away(before, image)
+    else:
+        assert np.abs(found - image).max() <= 1
+
+
+def test_of_a_base_with_another_scheduler_the_cards_lines_draw_as_the_sampler(release, base, tmp_path, monkeypatch):
+    """A base with Heun's: the stage `sample` takes Euler steps from its settings, and so do the lines."""
+    heun = tmp_path / "heun"
+    shutil.copytree(base, heun)
+    index = json.loads((heun / "model_index.json").read_text())
+    scheduler = FlowMatchHeunDiscreteScheduler(shift=2.0)
+    scheduler.save_pretrained(heun / "scheduler")
+    index["scheduler"] = ["diffusers", "FlowMatchHeunDiscreteScheduler"]
+    (heun / "model_index.json").write_text(json.dumps(index))
+    assert pipeline_class(heun)[2] == "FlowMatchHeunDiscreteScheduler"
+
+    _, facts = released(release / "samples/01-after.png")
+    backbone = Flux.load(heun, torch.device("cpu"), torch.float32)
+    sigmas = backbone.sigmas(facts["steps"], None, facts["resolution"], facts["resolution"])
+    arguments = {"num_inference_steps": facts["steps"], "height": 32, "width": 32, "max_sequence_length": 16}
+    licences = {
+        role: {"name": "heun", "licence": "mit", "commercial_use": True, "source": ""} for role in ("base", "reward")
+    }
+    evaluation = {"before": {}, "after": {}, "delta": {}, "verdict": "", "gates": []}
+    files, made = ["lora/pytorch_lora_weights.safetensors"], {"sample": {"config": {"schedule": "model"}}}
+    card = model_card("r", licences, [], None, evaluation, made, [], "", files, arguments, pipeline_class(heun)[2])
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/lora").symlink_to(release / "lora")
+    monkeypatch.chdir(tmp_path)
+    used = []
+    monkeypatch.setattr(FlowMatchEulerDiscreteScheduler, "step", watched(FlowMatchEulerDiscreteScheduler.step, used))
+    drawn_by(snippets(card)["lora"], facts, latents_of(pipeline_of(base), facts))
+    assert torch.allclose(used[0].sigmas.double(), sigmas, atol=1e-6)
+
+
+def watched(step, used):
+    """``step`` of a scheduler, which is noted in ``used``."""
+
+    def noted(self, *inputs, **settings):
+        used.append(self)
+        return step(self, *inputs, **settings)
+
+    return noted
+
+
+def test_our_adapter_is_as_silent_as_diffusers_own(release, base, tmp_path, caplog):
+    """diffusers says that a text encoder's layers are missing, of each file without any, the one that it writes too."""
+    ours = load_file(release / "lora/pytorch_lora_weights.safetensors")
+    FluxPipeline.save_lora_weights(tmp_path, {name.removeprefix("transformer."): ours[name] for name in ours})
+    said = []
+    for folder in (release / "lora", tmp_path):
+        pipeline = pipeline_of(base)
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            pipeline.load_lora_weights(folder)
+        said.append([record.getMessage() for record in caplog.records])
+    assert said[0] == said[1]
+    assert all("No LoRA keys associated to CLIPTextModel" in message for message in said[0])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from srpo.core.backbones.flux import Flux
 from srpo.core.contracts.config import from_mapping
 from srpo.core.storage.models import read_models
 from srpo.train.config import Config
-from srpo.train.sharding import check_sharding, drop_gathered, gather, read_weights, sharded_transformer
+from srpo.train.sharding import check_sharding, class_of, drop_gathered, gather, read_weights, sharded_transformer
 
 CPU = torch.device("cpu")
 
@@ -52,6 +52,7 @@ def test_a_weight_stands_once_where_nothing_is_cast_even_when_gathered(tiny_run,
     gather(model)
     assert (held() - before) / numbers == pytest.approx(bytes_a_weight, rel=0.12), "an adapter is 5 % of the tiny base"
     drop_gathered(model)
+    assert class_of(model) == "FluxTransformer2DModel", "sharding renames the class, and a config.json must not"
     for name, value in model.state_dict().items():
         if ".lora_" not in name:
             kept = value.full_tensor() if hasattr(value, "full_tensor") else value
