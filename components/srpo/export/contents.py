@@ -12,6 +12,7 @@ from srpo.core.execution.stage import read_manifest
 from srpo.core.storage.files import digest_of, list_files, sha256_of
 from srpo.core.storage.models import ModelEntry
 from srpo.core.storage.releases import Item, inside
+from srpo.core.storage.weights import weight_files
 from srpo.export.original import write_original
 from srpo.export.proof import check_adapter, check_transformer
 
@@ -117,7 +118,7 @@ def prove(transformer: list[Item], base: ModelEntry, compute: str) -> None:
         InputError: one is not.
     """
     sources = {item.path: item.source for item in transformer if isinstance(item.source, Path)}
-    before = sorted((base.folder / "transformer").glob("*.safetensors"))
+    before = weight_files(base.folder / "transformer")
     weights = {path: source for path, source in sources.items() if path.endswith(".safetensors")}
     tuned = [source for path, source in weights.items() if path.startswith("model/")]
     index = [source for path, source in sources.items() if path.endswith(".safetensors.index.json")]

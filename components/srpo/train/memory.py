@@ -16,6 +16,7 @@ import torch
 
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage.files import readable_size
+from srpo.core.storage.weights import weight_files
 from srpo.train.config import Config
 from srpo.train.quantised import is_quantised
 
@@ -51,8 +52,8 @@ class Folders:
 
 
 def tensor_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    """Names and shapes of the tensors in all safetensors of a folder, from their headers alone."""
-    for file in sorted(folder.glob("*.safetensors")):
+    """Names and shapes of the tensors in the weights of a folder, from their headers alone."""
+    for file in weight_files(folder):
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
             header = json.loads(opened.read(length))
@@ -62,7 +63,7 @@ def tensor_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
 
 
 def parameter_count(folder: Path, part: str = "") -> int:
-    """Numbers in all safetensors of a folder, in those tensors whose name holds ``part``."""
+    """Numbers in the weights of a folder, in those tensors whose name holds ``part``."""
     return sum(math.prod(shape) for name, shape in tensor_shapes(folder) if part in name)
 
 

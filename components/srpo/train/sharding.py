@@ -22,6 +22,7 @@ from srpo.core.backbones.backbone import Backbone
 from srpo.core.backbones.conditioning import DTYPES
 from srpo.core.objective import draws
 from srpo.core.storage.files import appearing, write_json
+from srpo.core.storage.weights import weight_files
 from srpo.train.adamw8bit import AdamW8bit, as_rows, first_row, local, sharded_like
 from srpo.train.background import Writer
 from srpo.train.config import Config
@@ -143,13 +144,39 @@ def initial(config: Config, name: str, shape: torch.Size, stored: dict[str, Tens
     return stored[name]
 
 
+@torch.no_grad()
+def check_start(config: Config, model: Any, kind: type[Backbone], folder: Path) -> None:
+    """Before the first step: what is trained starts from the numbers that sampling loads for the base, bit for bit.
+
+    The base is opened once more, as `sample` does it: by diffusers. Each rank compares the rows that it holds; what
+    stands whole on each rank is compared by the first. The files are mapped, so that one tensor at a time is read.
+
+    Raises:
+        RuntimeError: a tensor differs; it is named.
+    """
+    stored = next(iter(read_weights(folder).values()), torch.zeros(())).dtype
+    sampled = kind.load_transformer(folder, stored if stored.is_floating_point else torch.float32).state_dict()
+    for name, target in model.state_dict().items():
+        kept = local(target)
+        if ".lora_" in name or (kept.shape == target.shape and dist.get_rank() > 0):
+            continue
+        value = initial(config, name, target.shape, sampled)
+        rows = first_row(target) if kept.shape != target.shape else 0
+        value = quantised(value)[0] if kept.dtype == torch.int8 else value
+        part = value[rows : rows + len(kept)] if kept.shape != target.shape else value
+        if not torch.equal(part.to(kept), kept):
+            raise RuntimeError(
+                f"training would start from another {name!r} than the one that is sampled as the base: {folder}"
+            )
+
+
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a diffusers model folder, from one safetensors file or its shards.
+    """All tensors of a diffusers model folder, from the files that diffusers opens.
 
     They are views of the mapped files: a page is read when its tensor is copied to the shards, and never copied whole.
     """
     weights: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder):
         weights |= load_file(file)
     return weights
 

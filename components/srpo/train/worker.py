@@ -42,6 +42,7 @@ from srpo.train.memory import Folders, choose_kept, free_bytes
 from srpo.train.records import Recorder, readings, step_record
 from srpo.train.sharding import (
     MovingAverage,
+    check_start,
     drop_gathered,
     gather,
     make_optimizer,
@@ -119,6 +120,8 @@ def train(job: Job, config: Config) -> None:
         kind = backbone_of(Path(job.base))
         base = Path(job.base) / "transformer"
         transformer = sharded_transformer(config, kind, base, device)
+        if not newest:
+            check_start(config, transformer, kind, base)
         recompute_blocks(transformer, kept.blocks)
         dtype, precise = DTYPES[config.compute_dtype], DTYPES[config.reward_dtype]
         vae, scheduler = kind.load_vae(Path(job.base), device, dtype), load_scheduler(Path(job.base))

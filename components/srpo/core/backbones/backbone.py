@@ -50,9 +50,14 @@ class Backbone(ABC):
         """
         check_folder(folder)
         source = weights if weights is not None else folder / "transformer"
-        transformer = cls.transformer_class.from_pretrained(source, torch_dtype=compute_dtype)
+        transformer = cls.load_transformer(source, compute_dtype)
         vae = cls.load_vae(folder, device, compute_dtype)
         return cls(transformer.to(device).eval(), vae, compute_dtype, load_scheduler(folder))
+
+    @classmethod
+    def load_transformer(cls, folder: Path, dtype: torch.dtype) -> Any:
+        """The transformer of ``folder`` as diffusers reads it, on the CPU: mapped where it is stored in ``dtype``."""
+        return cls.transformer_class.from_pretrained(folder, torch_dtype=dtype)
 
     @classmethod
     def load_vae(cls, folder: Path, device: torch.device, compute_dtype: torch.dtype) -> Any:
