@@ -1,5 +1,7 @@
 """manifests/several-nodes: what the training pods are, whom they let in, and what may start them."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +58,47 @@ def test_the_runtime_has_fields_of_the_published_schema_only(rendered):
     assert models.TrainerV1alpha1TrainingRuntime.from_dict(runtime).to_dict() == runtime
     wrong = runtime | {"spec": runtime["spec"] | {"podSpecOverrides": []}}
     assert models.TrainerV1alpha1TrainingRuntime.from_dict(wrong).to_dict() != wrong
+
+
+@pytest.mark.real
+def test_the_trainer_that_kubeflow_ships_knows_the_fields_too(rendered, tmp_path):
+    """Kubeflow's manifests ship 2.2, the client is of 2.3; another process reads the older models."""
+    wheel = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", tmp_path]
+    subprocess.run([*wheel, "kubeflow_trainer_api==2.2.0"], check=True)
+    program = """if True:
+        import json, sys
+        from kubeflow_trainer_api import models
+        kind, given = json.load(sys.stdin)
+        assert getattr(models, kind).from_dict(given).to_dict() == given"""
+    job = {"runtimeRef": {"name": "srpo-train"}, "activeDeadlineSeconds": 60, "runtimePatches": PATCHES}
+    for kind, given in (
+        ("TrainerV1alpha1TrainingRuntime", rendered["TrainingRuntime"]),
+        ("TrainerV1alpha1TrainJobSpec", job | {"trainer": JOB["spec"]["trainer"]}),
+    ):
+        command = [sys.executable, "-c", program]
+        environ = os.environ | {"PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(command, input=json.dumps([kind, given]), capture_output=True, text=True, env=environ)
+        assert done.returncode == 0, done.stderr
+
+
+# What srpo.train.trainjob.placed makes of a node selector and tolerations.
+PATCHES = [
+    {
+        "manager": "trainer.kubeflow.org/kubeflow-sdk",
+        "trainingRuntimeSpec": {
+            "template": {
+                "spec": {
+                    "replicatedJobs": [
+                        {
+                            "name": "node",
+                            "template": {"spec": {"template": {"spec": {"nodeSelector": {"pool": "h100"}}}}},
+                        }
+                    ]
+                }
+            }
+        },
+    }
+]
 
 
 def test_the_pods_pass_a_security_review(pod):

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import inspect
+import json
 from typing import Any
 
 import ir
@@ -14,7 +15,7 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from srpo.configure.component import configure
-from srpo.configure.parameters import STAGES, Parameters
+from srpo.configure.parameters import SHARDS, STAGES, Parameters
 from srpo.configure.run import run
 from srpo.core.contracts.config import from_mapping
 from srpo.core.contracts.errors import InputError
@@ -292,6 +293,19 @@ def test_configure_gives_every_stage_its_settings():
     assert (run({})["train_gpus"], run({})["stage_gpus"]) == ("0", "0")
     with pytest.raises(InputError, match="steps is -1"):
         run({"steps": -1})
+
+
+def test_the_artifacts_of_all_shards_fit_the_argument_that_names_them(package):
+    """The pods that take all of them get `--executor_input`, and Linux takes no argument beyond 128 KiB."""
+    spec, _ = package
+    kind = spec["components"]["comp-evaluate"]["inputDefinitions"]["artifacts"]["samples"]["artifactType"]
+    root = "s3://a-bucket-with-quite-a-long-name/artifacts/of/our/department/kubeflow/v2/artifacts/align"
+    uri = f"{root}/{'0' * 36}/for-loop-shards/sample/{'0' * 36}/samples"
+    artifact = {"name": "2" * 19, "type": kind, "uri": uri, "metadata": {"display_name": "samples"}}
+    settings = json.dumps(run({"sample_shards": SHARDS})["evaluate"])
+    assert SHARDS * len(json.dumps(artifact)) + len(settings) + 4096 < 128 * 1024
+    with pytest.raises(InputError, match="sample_shards is 257: it must be a whole number from 1 to 256"):
+        run({"sample_shards": SHARDS + 1})
 
 
 def test_gates_may_name_the_rewards_of_the_run_and_no_other():

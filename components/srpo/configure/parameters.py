@@ -37,6 +37,7 @@ STAGES: dict[str, type[Any]] = {
 }
 
 
+SHARDS = 131_072 // 512  # what Linux lets an argument have, by what an artifact's name, type and place take in it
 RESOURCE = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"  # a name of Kubernetes' for one
 
 
@@ -84,7 +85,8 @@ class Parameters:
         accepted = "a resource of nodes, as nvidia.com/gpu or nvidia.com/mig-3g.40gb"
         require(bool(re.fullmatch(RESOURCE, self.gpu_type)), "gpu_type", self.gpu_type, accepted)
         require(self.num_nodes >= 1, "num_nodes", self.num_nodes, "a whole number of at least 1")
-        require(self.sample_shards >= 1, "sample_shards", self.sample_shards, "a whole number of at least 1")
+        accepted = f"a whole number from 1 to {SHARDS}: Kubeflow tells one pod of all shards in a single argument"
+        require(1 <= self.sample_shards <= SHARDS, "sample_shards", self.sample_shards, accepted)
         for name, value in self.node_selector.items():
             require(isinstance(value, str), f"node_selector.{name}", value, "text: Kubernetes takes no other labels")
         unknown = sorted(set(self.overrides) - set(STAGES))

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.spawn import start_processes
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from srpo.core.backbones.conditioning import DTYPES, TextEncoder
 from srpo.core.backbones.load import load_text_encoder
 from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.tensors import ROWS_PER_GROUP, EmbeddingsInfo, EmbeddingsReader, EmbeddingsWriter
+from srpo.core.execution.again import KilledError, killed_by
 from srpo.core.execution.device import find_device
 from srpo.core.execution.quiet import quiet
 from srpo.core.storage.files import appearing
@@ -54,7 +55,7 @@ class Job:
 def encode(job: Job, processes: int, progress: Callable[[int, int], Any]) -> None:
     """Make the missing parts, with this process or with ``processes`` others, one a GPU.
 
-    A failure or the end of this process ends the others too.
+    A failure or the end of this process ends the others too. Raises KilledError where a signal ended one of them.
     """
 
     def report() -> None:
@@ -64,8 +65,13 @@ def encode(job: Job, processes: int, progress: Callable[[int, int], Any]) -> Non
     processes = min(processes, len(job.missing()))
     if processes > 1:
         started = start_processes(work, (processes, job), processes, join=False, daemon=True, start_method="spawn")
-        while not started.join(timeout=1):
-            report()
+        try:
+            while not started.join(timeout=1):
+                report()
+        except ProcessExitedException as error:
+            if error.exit_code >= 0:
+                raise
+            raise KilledError(f"a process that encodes was {killed_by(-error.exit_code)}") from None
     elif processes == 1:
         work(0, 1, job, report)
     if processes != 1:

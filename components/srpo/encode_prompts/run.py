@@ -81,4 +81,9 @@ def report(model: str, info: EmbeddingsInfo, prompts: int) -> str:
     return page(f"{prompts} prompts encoded", table(("what", "value"), rows))
 
 
-STAGE = Stage(name="encode_prompts", config=Config, inputs=Inputs, outputs=Outputs, run=run)
+def finished_parts(state: Path) -> int:
+    """How many parts there are."""
+    return len(list((state / "parts").glob("part-*")))
+
+
+STAGE = Stage(name="encode_prompts", config=Config, inputs=Inputs, outputs=Outputs, run=run, place=finished_parts)

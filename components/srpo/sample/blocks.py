@@ -28,6 +28,11 @@ def block_folder(state: Path, model: str, number: int) -> Path:
     return state / "blocks" / model / f"{number:06d}"
 
 
+def finished_blocks(state: Path) -> int:
+    """How many blocks there are, of all models."""
+    return len(list(state.glob("blocks/*/[0-9]*")))
+
+
 def is_finished(folder: Path) -> bool:
     """Whether the block is there with the very bytes that were written; a damaged one is removed."""
     try:

@@ -33,7 +33,7 @@ from srpo.core.objective import draws
 from srpo.core.objective.direct_align import euler_rollout
 from srpo.core.storage.files import write_text
 from srpo.core.storage.models import ModelEntry, read_models, required
-from srpo.sample.blocks import block_folder, collect, is_finished, save_block
+from srpo.sample.blocks import block_folder, collect, finished_blocks, is_finished, save_block
 from srpo.sample.config import Config
 from srpo.sample.contenders import Contender, contenders, fingerprint
 from srpo.sample.plan import Block, Item, blocks_of, judged_prompts, of_shard, write_plan
@@ -217,4 +217,12 @@ def recipe(
     }
 
 
-STAGE = Stage(name="sample", config=Config, inputs=Inputs, outputs=Outputs, run=run, fingerprint=fingerprint)
+STAGE = Stage(
+    name="sample",
+    config=Config,
+    inputs=Inputs,
+    outputs=Outputs,
+    run=run,
+    fingerprint=fingerprint,
+    place=finished_blocks,
+)

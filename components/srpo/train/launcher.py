@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+TORCHRUN = "srpo.train.ranks"  # torchrun itself, with an exit code that says more
 VARIABLE = "SRPO_LAUNCHER"  # the process id of torchrun, where this project starts it
 TERMINATED = 143  # what a shell reports for SIGTERM
 SHUTDOWN = 3600  # seconds that torchrun leaves the ranks to save after SIGTERM; its own 30 may not do for a big model
@@ -18,15 +19,13 @@ class RanksError(RuntimeError):
     """A rank ended otherwise than well; why, it left in the state folder where it could."""
 
 
+class RanksKilled(RanksError):  # noqa: N818
+    """A rank was killed by a signal, and could leave no word: its peers know only that it is gone."""
+
+
 def ranks_command(processes: int, shutdown_timeout: int, job: Path) -> list[str]:
     """The command that starts ``processes`` ranks for the job file; it tells them the process id of their launcher."""
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        *_ranks(processes, shutdown_timeout, job),
-    ]
+    torchrun = [sys.executable, "-m", TORCHRUN, "--standalone", *_ranks(processes, shutdown_timeout, job)]
     return ["sh", "-c", f'export {VARIABLE}=$$; exec "$@"', "sh", *torchrun]
 
 
@@ -37,7 +36,7 @@ def node_command(processes: int, shutdown_timeout: int, job: Path) -> list[str]:
     ``PET_MASTER_PORT``), which Kubeflow's Trainer sets. A rank needs no process id there: torchrun is the pod's first
     process, and all end with it.
     """
-    return ["python", "-m", "torch.distributed.run", *_ranks(processes, shutdown_timeout, job)]
+    return ["python", "-m", TORCHRUN, *_ranks(processes, shutdown_timeout, job)]
 
 
 def _ranks(processes: int, shutdown_timeout: int, job: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """Train: check everything, start the ranks, and turn what they leave into an artifact that the next stages read."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import signal
@@ -12,12 +13,22 @@ from typing import Any
 
 from srpo.core.contracts.config import from_mapping
 from srpo.core.contracts.errors import InputError
+from srpo.core.execution.again import Tries, killed_by
 from srpo.core.execution.stage import Context, Stage, of_the_key
 from srpo.core.reports.page import curves, page, paragraph, table
 from srpo.core.storage.files import list_files, write_json, write_text
 from srpo.core.storage.models import ModelEntry, read_models, required, reward_roles
 from srpo.train.config import Config
-from srpo.train.launcher import ERROR, HEARTBEAT, RESULT, SHUTDOWN, TERMINATED, RanksError, ranks_command
+from srpo.train.launcher import (
+    ERROR,
+    HEARTBEAT,
+    RESULT,
+    SHUTDOWN,
+    TERMINATED,
+    RanksError,
+    RanksKilled,
+    ranks_command,
+)
 from srpo.train.nodes import on_the_volume, train_on_nodes
 from srpo.train.preflight import Inputs, preflight
 
@@ -93,24 +104,35 @@ def collect(config: Config, outputs: Outputs, state: Path, workspace: Path, base
 
 
 def run_ranks(config: Config, state: Path) -> None:
-    """Run the ranks, here or on several nodes.
+    """Run the ranks, here or on several nodes; ranks that were killed are started again from the newest checkpoint.
 
     Raises:
         InputError: what a rank refused, in its own words.
-        RuntimeError: a rank failed otherwise.
+        RuntimeError: a rank failed otherwise, or was killed again before it got further.
         SystemExit: 143 after SIGTERM, with a checkpoint saved.
     """
-    try:
-        (launch if config.nodes == 1 else train_on_nodes)(config, state)
-    except RanksError as error:
-        raise cause(state, str(error)) from None
+    tries = Tries("train", functools.partial(newest_step, state))
+    while True:
+        try:
+            (launch if config.nodes == 1 else train_on_nodes)(config, state)
+            return
+        except RanksKilled as error:
+            if not tries.again(str(error)):
+                raise RuntimeError(str(error)) from None
+        except RanksError as error:
+            raise cause(state, str(error)) from None
+
+
+def newest_step(state: Path) -> str:
+    """The name of the newest checkpoint, or nothing."""
+    return max((path.name for path in state.glob("step-*")), default="")
 
 
 def launch(config: Config, state: Path) -> None:
     """Start the ranks of this machine with torchrun and wait; SIGTERM is passed on, so that they save before they end.
 
     Raises:
-        RanksError: one of them failed.
+        RanksError: one of them failed (RanksKilled: a signal ended it).
         SystemExit: 143 after SIGTERM, with a checkpoint saved.
     """
     (state / ERROR).unlink(missing_ok=True)
@@ -135,6 +157,8 @@ def launch(config: Config, state: Path) -> None:
                 signal.signal(signal.SIGTERM, before)
     if terminated:
         raise SystemExit(TERMINATED)
+    if code < 0 or code > 128:  # torchrun itself, or the shell's way to tell of a signal
+        raise RanksKilled(f"a rank was {killed_by(-code if code < 0 else code - 128)}")
     if code:
         raise RanksError(f"a rank ended with exit code {code}")
 

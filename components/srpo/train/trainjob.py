@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from srpo.core.contracts.errors import InputError
+from srpo.core.execution.again import killed_by
 from srpo.core.storage.files import write_text
 from srpo.train.config import Config
-from srpo.train.launcher import ERROR, HEARTBEAT, RESULT, SHUTDOWN, RanksError, node_command
+from srpo.train.launcher import ERROR, HEARTBEAT, RESULT, SHUTDOWN, TERMINATED, RanksError, RanksKilled, node_command
 
 GROUP, VERSION, JOBS = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 QUEUE = "kueue.x-k8s.io/queue-name"
@@ -127,7 +128,7 @@ class TrainJob:
         """Pass the log on until the job has ended: True when it is complete, False when a node was taken from it.
 
         Raises:
-            RanksError: it failed or is gone.
+            RanksError: it failed or is gone (RanksKilled: since one of its pods was killed).
             RuntimeError: it cannot be seen any more.
         """
         told, missed = "", 0
@@ -151,6 +152,8 @@ class TrainJob:
                 if self.preempted():
                     self.say("lost a node that was taken away; a new one goes on from the last checkpoint")
                     return False
+                if reason := self.killed():
+                    raise RanksKilled(f"a pod of TrainJob {self.name} was {reason}")
                 raise RanksError(f"TrainJob {self.name} failed: {said}")
             if kind and kind != told:
                 self.say(f"{kind.lower()}: {said}")
@@ -188,6 +191,17 @@ class TrainJob:
             return True
         found = [condition for pod in self.pods() for condition in pod.status.conditions or []]
         return any(one.type == "DisruptionTarget" and one.status == "True" for one in found)
+
+    def killed(self) -> str:
+        """What ended the first pod that a signal ended (for its memory, as a rule); nothing where none did."""
+        for pod in self.pods():
+            for container in pod.status.container_statuses or []:
+                ended = container.state.terminated if container.state else None
+                if ended is not None and ended.reason == "OOMKilled":
+                    return "killed for its memory (OOMKilled)"
+                if ended is not None and ended.exit_code > 128 and ended.exit_code != TERMINATED:
+                    return killed_by(ended.exit_code - 128)
+        return ""
 
     def read(self) -> Mapping[str, Any] | None:
         """The job as it stands; None where there is none."""

@@ -1,7 +1,9 @@
 """Stored embeddings against diffusers' own FluxPipeline, and the file that holds them."""
 
 import json
+import os
 import shutil
+import signal
 from types import SimpleNamespace
 
 import pyarrow.parquet as pq
@@ -9,6 +11,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 from tiny_runs import TinyRun
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from srpo.core.backbones import load
 from srpo.core.backbones.conditioning import read_conditioning
@@ -19,7 +22,9 @@ from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.order import prompt_order
 from srpo.core.contracts.prompts import of_split, read_prompts
 from srpo.core.contracts.tensors import EmbeddingsReader
+from srpo.core.execution.again import KilledError
 from srpo.core.storage.models import read_models
+from srpo.encode_prompts import parts
 from srpo.encode_prompts.parts import Job
 from srpo.encode_prompts.parts import encode as encode_parts
 
@@ -216,3 +221,19 @@ def test_bfloat16_is_stored_and_read_as_it_is(tiny_run, base, tmp_path):
 def test_a_prompt_that_was_not_encoded_is_named(tiny_run):
     with pytest.raises(InputError, match=r"'no-such-prompt'.*encode_prompts"):
         reader_of(tiny_run).read(["no-such-prompt"])
+
+
+@pytest.mark.real
+def test_a_process_that_is_killed_is_told_from_one_that_fails(one_process, tmp_path, monkeypatch):
+    """The first is begun again in the same task (srpo.core.execution.again), the second would fail again."""
+    monkeypatch.setattr(parts, "work", ends_by_signal)
+    for number, raised in ((signal.SIGKILL, KilledError), (None, ProcessRaisedException)):
+        monkeypatch.setenv("SIGNAL_OF_THE_TEST", str(int(number)) if number else "")
+        with pytest.raises(raised):
+            encode(tmp_path / str(number), MANY, train_prompts=50, processes=2)
+
+
+def ends_by_signal(rank, ranks, job):
+    if number := os.environ["SIGNAL_OF_THE_TEST"]:
+        os.kill(os.getpid(), int(number))
+    raise ValueError("of the work itself")

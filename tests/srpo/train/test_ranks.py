@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -141,6 +142,35 @@ def test_an_interrupted_run_ends_like_one_that_was_not(tiny_run, one_rank, job, 
     expected = weights_folder(tiny_run, one_rank)
     found = tmp_path / "weights-000002"
     assert {p.name: p.read_bytes() for p in found.iterdir()} == {p.name: p.read_bytes() for p in expected.iterdir()}
+
+
+@pytest.mark.real
+def test_a_rank_that_is_killed_is_started_again_by_its_task(tiny_run, capfd):
+    """As the kernel kills for memory. Its peers see a broken connection, which is no reason to end the task."""
+    folder = tiny_run.workspace / "state/train"
+    before = set(folder.glob("*"))
+
+    def kill():
+        wait_for(lambda: own() and lines(own()[0]) >= 2)  # the base's reading and a step
+        (rank, *_) = [one for one in ranks_of(own()[0]) if not is_torchrun(one)]
+        os.kill(rank, signal.SIGKILL)
+
+    def own():
+        return [state for state in folder.glob("*") if state not in before]
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        checkpoint = train(tiny_run, "killed", **ALWAYS, processes=2, weight_decay=0.125)
+    finally:
+        killer.join()
+    assert [record["step"] for record in history(checkpoint)] == [0, 1, 2]
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("srpo: train: a rank was")]
+    assert "killed by SIGKILL, as the kernel does when memory is short: goes on from what is finished (try 1 of" in line
+
+
+def is_torchrun(pid):
+    return b"--nproc-per-node" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_a_checkpoint_of_one_rank_resumes_on_two(tiny_run, one_rank, job, tmp_path):

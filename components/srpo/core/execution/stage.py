@@ -7,6 +7,7 @@ stage and what depends on it, on a laptop and on a cluster alike. Results live i
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from typing import Any, NoReturn
 
 from srpo.core.contracts.config import from_mapping
 from srpo.core.contracts.errors import InputError
+from srpo.core.execution.again import Tries, run_apart
 from srpo.core.execution.code import code_digest, versions
 from srpo.core.execution.environment import take_own_names
 from srpo.core.execution.progress import Progress
@@ -63,6 +65,9 @@ class Stage:
     intact: Callable[[Path, Path], bool] | None = None  # (folder of the result, workspace)
     # Two tries at the same result would write to the same files of the state folder: they take turns, by a lease there.
     alone: bool = False
+    # How far a try has come, by its state folder. With it the work of a container is done in a process of its own, and
+    # begun again if that is killed (srpo.core.execution.again).
+    place: Callable[[Path], Any] | None = None
 
     def names(self, which: type[Any]) -> list[str]:
         """Names of the inputs or outputs, in order."""
@@ -79,9 +84,11 @@ def execute(
     workspace: Path,
     inputs: Mapping[str, Path | Sequence[Path]],
     outputs: Mapping[str, Path],
+    apart: bool = False,
 ) -> Path:
     """Make the result of ``stage`` (or find it) and place each output at the path that ``outputs`` names.
 
+    ``apart`` is for a process that does nothing else: the work of a stage with a ``place`` is done in a child.
     Returns the folder of the result in the workspace. A process that should end with exit code 2 on bad input calls
     :func:`execute_or_exit` instead.
 
@@ -111,7 +118,7 @@ def execute(
             reused = _is_finished(stage, result, workspace)  # by whoever had the turn before
             if not reused:
                 given = {name: _as_path(inputs[name]) for name in names}
-                _make(stage, settings, stage.inputs(**given), context, result, identity)
+                _make(stage, settings, stage.inputs(**given), context, result, identity, apart)
     for name, target in outputs.items():
         target = Path(target)
         if target.is_dir():
@@ -140,7 +147,15 @@ def _turn(stage: Stage, state: Path) -> contextlib.AbstractContextManager[object
     return lease(state / LEASE, waiting)
 
 
-def _make(stage: Stage, settings: Any, inputs: Any, context: Context, result: Path, identity: dict[str, Any]) -> None:
+def _make(
+    stage: Stage,
+    settings: Any,
+    inputs: Any,
+    context: Context,
+    result: Path,
+    identity: dict[str, Any],
+    apart: bool,
+) -> None:
     """Run the stage into a folder that appears as ``result`` by one rename."""
     shutil.rmtree(result, ignore_errors=True)
     key = result.name
@@ -148,7 +163,11 @@ def _make(stage: Stage, settings: Any, inputs: Any, context: Context, result: Pa
         made = {name: partial / FILE_NAMES.get(name, name) for name in stage.names(stage.outputs)}
         for name, path in made.items():
             (path.parent if name in FILE_NAMES else path).mkdir(parents=True, exist_ok=True)
-        stage.run(settings, inputs, stage.outputs(**made), context)
+        work = functools.partial(stage.run, settings, inputs, stage.outputs(**made), context)
+        if apart and stage.place is not None:
+            run_apart(work, Tries(stage.name, functools.partial(stage.place, context.state)))
+        else:
+            work()
         for name, path in made.items():
             if not path.exists():
                 raise RuntimeError(f"stage {stage.name} did not write its output {name!r}")
@@ -188,7 +207,7 @@ def execute_or_exit(
     """:func:`execute` as the body of a container: one clear last line on failure; exit code 2 for bad input, else 1."""
     take_own_names()
     try:
-        return execute(stage, config, Path(workspace), inputs, outputs)
+        return execute(stage, config, Path(workspace), inputs, outputs, apart=True)
     except InputError as error:
         _fail(stage.name, str(error), code=2)
     except KeyboardInterrupt:
