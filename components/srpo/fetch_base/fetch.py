@@ -15,6 +15,7 @@ from srpo.core.storage import model_cache as cached
 from srpo.core.storage.files import digest_of, list_files, readable_size
 from srpo.core.storage.lease import Lease, lease
 from srpo.core.storage.model_cache import File
+from srpo.core.storage.weights import incomplete, is_pipeline, unread
 from srpo.fetch_base import mirror
 from srpo.fetch_base.catalogue import Entry
 from srpo.fetch_base.sources import described, get_file, list_part
@@ -213,6 +214,11 @@ def _fill(found: Found, wrong: list[str], place: Place, held: Lease, progress: C
         if convert is not None:
             staging, found = _converted(found, staging, convert)
         cached.check_weights(staging)
+        if is_pipeline(staging):
+            if lacking := incomplete(staging):
+                raise InputError(f"{found.entry.name!r} lacks {'; '.join(lacking)}: it must be a whole pipeline")
+            unopened = unread(staging)
+            found.contents = [file for file in found.contents if file["path"] not in unopened]
     except InputError:  # what came is whole, and is no model: nothing to go on from
         shutil.rmtree(place.cache / "partial" / found.key, ignore_errors=True)
         raise

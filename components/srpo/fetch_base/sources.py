@@ -9,6 +9,7 @@ from typing import Any
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage import s3
 from srpo.core.storage.model_cache import File, sha256_once
+from srpo.core.storage.weights import is_pipeline, unread
 from srpo.fetch_base import hub
 from srpo.fetch_base.catalogue import Part
 
@@ -69,8 +70,11 @@ def _of_folder(folder: Path, patterns: tuple[str, ...]) -> list[File]:
     if not folder.is_dir():
         raise InputError(f"source {str(folder)!r} is no folder: it must be one that can be read")
     found = []
+    skipped = unread(folder) if is_pipeline(folder) else set()  # (a stale file of 24 GB is not even hashed)
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if name in skipped and name not in patterns:
+            continue
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.is_file() and (name in patterns or (not hidden and File(name, 0).safe)):
             found.append(File(name, path.stat().st_size, sha256_once(path)))

@@ -9,6 +9,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from srpo.core.contracts.errors import InputError
 
 FOLDERS = ("tokenizer", "tokenizer_2")  # of a diffusers pipeline; the last one's encoder has a state a token
+NO_LIMIT = 2**31 - 1  # transformers writes 10^30 for it, which no table of ours can hold
 START, END = "<|startoftext|>", "<|endoftext|>"  # of CLIP
 # How the two kinds of tokenizers that pipelines keep as bare vocab.json and merges.txt cut a text before merging.
 CLIP = r"'(?:[stmd]|re|ve|ll)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
@@ -61,7 +62,16 @@ def _load(folder: Path) -> Encoder:
         raise InputError(f"tokenizer {str(folder)!r} cannot be read: {error}") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return Encoder(folder.name, tokenizer, int(settings.get("model_max_length") or 10**30))
+    return Encoder(folder.name, tokenizer, min(int(settings.get("model_max_length") or NO_LIMIT), _positions(folder)))
+
+
+def _positions(folder: Path) -> int:
+    """How many tokens the encoder of the tokenizer in ``folder`` has places for: some tokenizers name no limit."""
+    settings = folder.with_name(folder.name.replace("tokenizer", "text_encoder")) / "config.json"
+    try:
+        return int(json.loads(settings.read_text(encoding="utf-8"))["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return NO_LIMIT
 
 
 def _clip(vocabulary: str, merges: str) -> Tokenizer:

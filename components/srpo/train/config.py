@@ -123,6 +123,7 @@ class Config:
         for name in ("clip_norm", "shift"):
             require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
         require(self.lora_rank >= 0, "lora_rank", self.lora_rank, "a whole number of at least 0")
+        require(self.lora_alpha > 0, "lora_alpha", self.lora_alpha, "above 0: it scales what the adapter adds")
         if self.quantised_base:
             require(
                 self.lora_rank > 0, "quantised_base", self.quantised_base, "false without lora_rank: no base is frozen"

@@ -96,6 +96,25 @@ def test_changed_code_runs_the_stage_and_what_depends_on_it(tmp_path, monkeypatc
     assert RAN == ["say", "shout", "shout"]
 
 
+def test_metrics_that_are_no_finite_numbers_are_left_out_and_told(tmp_path, capsys):
+    """Kubeflow refuses them: the task would fail for good, with its result there."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Measured:
+        metrics: Path
+
+    def measure(config, inputs, outputs, context):
+        RAN.append("measure")
+        outputs.metrics.write_text('{"loss": NaN, "steps": 3, "grad_norm": Infinity, "reward": 0.5}')
+
+    stage = Stage(name="train", config=Config, inputs=Nothing, outputs=Measured, run=measure)
+    for _ in range(2):
+        execute(stage, {}, tmp_path, {}, {"metrics": tmp_path / "metrics.json"})
+        assert json.loads((tmp_path / "metrics.json").read_text()) == {"steps": 3, "reward": 0.5}
+    assert RAN == ["measure"]
+    assert "left out of the metrics, not a finite number: loss, grad_norm" in capsys.readouterr().out
+
+
 def test_a_fingerprint_changes_the_key(tmp_path):
     source = tmp_path / "source"
     source.write_text("a")

@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_runs import TinyRun
 
 from srpo.core.contracts.errors import InputError
+from srpo.core.storage.model_cache import verify
 from srpo.core.storage.models import folder_digest, read_models, reward_roles
 from srpo.fetch_base.catalogue import find
 from srpo.fetch_base.config import Config
@@ -236,3 +238,56 @@ def test_published_models_are_put_together_from_their_repositories(hub, tmp_path
     report = (tmp_path / "fetch_base" / "report").read_text()
     assert "flux-1-dev-non-commercial-license" in report
     assert "not allowed" in report
+
+
+def test_the_cache_keeps_only_the_weights_that_are_opened(tmp_path):
+    """Shards beside a stale single file, a variant, and the whole model in one file at the top."""
+    folder = copy_of(BASE, tmp_path / "model")
+    part, name = folder / "transformer", "diffusion_pytorch_model"
+    tensors = load_file(part / f"{name}.safetensors")
+    names = sorted(tensors)
+    weight_map = {}
+    for number, own in ((1, names[::2]), (2, names[1::2])):
+        file = f"{name}-0000{number}-of-00002.safetensors"
+        save_file({one: tensors[one] for one in own}, part / file, {"format": "pt"})
+        weight_map |= dict.fromkeys(own, file)
+    (part / f"{name}.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    for stale in (part / f"{name}.safetensors", part / f"{name}.fp16.safetensors", folder / "flux1-dev.safetensors"):
+        save_file({one: value + 1 for one, value in tensors.items()}, stale, {"format": "pt"})
+    models, workspace = fetch(tmp_path, model=str(folder))
+    kept = read_models(models, workspace)["base"].folder
+    weights = {path.relative_to(kept).as_posix() for path in kept.rglob("*.safetensors")}
+    assert {path for path in weights if path.startswith("transformer") or "/" not in path} == {
+        f"transformer/{name}-0000{number}-of-00002.safetensors" for number in (1, 2)
+    }
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda part: (part / "diffusion_pytorch_model.safetensors").unlink(), r"transformer \(no weights\)"),
+        (
+            lambda part: (part / "diffusion_pytorch_model.safetensors.index.json").write_text(
+                '{"weight_map": {"a": "diffusion_pytorch_model-00001-of-00002.safetensors"}}'
+            ),
+            "00001-of-00002.safetensors', which is missing",
+        ),
+    ],
+)
+def test_a_model_that_lacks_weights_is_refused_and_nothing_of_it_stays_in_the_cache(tmp_path, spoil, words):
+    folder = copy_of(BASE, tmp_path / "model")
+    spoil(folder / "transformer")
+    with pytest.raises(InputError, match=words):
+        fetch(tmp_path, model=str(folder))
+    cache = tmp_path / "workspace" / "models"
+    assert not [path for path in cache.glob("*") if len(path.name) == 64]
+    assert not list(cache.glob("partial/*"))
+
+
+def test_a_model_in_the_cache_that_is_not_complete_is_not_called_whole(tmp_path):
+    models, workspace = fetch(tmp_path)
+    kept = read_models(models, workspace)["base"].folder
+    broken = workspace / "models" / ("0" * 64)
+    copy_of(kept, broken, leave_out="vae")
+    assert "vae (missing)" in verify(workspace / "models")[broken.name]
+    assert verify(workspace / "models")[kept.name] == []

@@ -1,6 +1,7 @@
 """Tokens are counted as the base model's own text encoders count them, without torch."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoTokenizer, CLIPTokenizer, Qwen2Tokenizer
 
 import srpo.tiny
+from srpo.core.backbones.pipelines import text_tokens
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage.models import ModelEntry, write_models
 from srpo.prepare_prompts import tokens
@@ -69,6 +71,24 @@ def test_both_encoders_of_flux_count_as_transformers_does():
         reference = AutoTokenizer.from_pretrained(FLUX / name)
         assert encoder.lengths(texts) == [len(ids) for ids in reference(texts).input_ids]
         assert (encoder.name, encoder.limit) == (name, reference.model_max_length)
+
+
+@pytest.mark.parametrize("limit", [None, 1000000000000000019884624838656])
+def test_a_tokenizer_without_a_limit_has_that_of_its_encoder(tmp_path, file, limit):
+    """transformers writes 10^30 where nobody gave one."""
+    folder = shutil.copytree(FLUX, tmp_path / "flux")
+    for name in ("tokenizer", "tokenizer_2"):
+        settings = json.loads((folder / name / "tokenizer_config.json").read_text())
+        (folder / name / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": limit}))
+    places = json.loads((folder / "text_encoder/config.json").read_text())["max_position_embeddings"]
+    assert [encoder.limit for encoder in tokens.load(folder)] == [places, tokens.NO_LIMIT]
+    assert text_tokens(folder) == 512
+    models = tmp_path / "models"
+    entry = ModelEntry(name="flux", path=str(folder), digest="", licence="Apache-2.0")
+    write_models(models, {"base": entry, "judge": None})
+    path = file("a.txt", "a red circle on a blue background\na red cross on a cyan background\na blue ring\n")
+    rows, *_ = prepare(tmp_path / "out", path, "tiny", models=models)
+    assert "a blue ring" in {row["prompt"] for row in rows}
 
 
 def test_what_the_encoder_would_cut_is_refused(tmp_path, file, models):

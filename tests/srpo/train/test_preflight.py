@@ -83,6 +83,14 @@ def test_an_image_size_and_missing_real_images_are_refused(given, tmp_path):
     assert ".png: it must hold one a prompt" in refused(given, tmp_path, offline_images=str(tmp_path))
 
 
+def test_an_adapter_that_would_train_nothing_is_refused(given, tmp_path):
+    said = refused(given, tmp_path, lora_rank=2, lora_targets=("to_q", "to_kk"))
+    assert "train.lora_targets has 'to_kk'" in said
+    assert "attn.to_k" in said
+    with pytest.raises(InputError, match=r"lora_alpha is 0\.0: it must be above 0"):
+        dataclasses.replace(CONFIG, lora_rank=2, lora_alpha=0.0)
+
+
 def test_more_ranks_than_gpus_or_than_named_are_refused(given, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"2 processes joined, the configuration names 1: train\.processes must be"):
         check_ranks(CONFIG, 2)

@@ -10,8 +10,17 @@ from tiny_runs import TRAIN
 from srpo.core.backbones.flux import Flux
 from srpo.core.contracts.config import from_mapping
 from srpo.core.storage.models import read_models
+from srpo.train import sharding
 from srpo.train.config import Config
-from srpo.train.sharding import check_sharding, class_of, drop_gathered, gather, read_weights, sharded_transformer
+from srpo.train.sharding import (
+    check_sharding,
+    check_start,
+    class_of,
+    drop_gathered,
+    gather,
+    read_weights,
+    sharded_transformer,
+)
 
 CPU = torch.device("cpu")
 
@@ -57,6 +66,20 @@ def test_a_weight_stands_once_where_nothing_is_cast_even_when_gathered(tiny_run,
         if ".lora_" not in name:
             kept = value.full_tensor() if hasattr(value, "full_tensor") else value
             assert torch.equal(kept.float(), base[name.replace(".base_layer.", ".")].float()), name
+
+
+def test_weights_other_than_those_that_are_sampled_are_found_before_the_first_step(tiny_run, one_rank, monkeypatch):
+    folder = read_models(tiny_run.artifacts["models"], tiny_run.workspace)["base"].folder / "transformer"
+    for settings in ({}, {"lora_rank": 2, "compute_dtype": "bfloat16"}, {"lora_rank": 2, "quantised_base": True}):
+        config = from_mapping(Config, TRAIN | settings, "train")
+        check_start(config, sharded_transformer(config, Flux, folder, CPU), Flux, folder)
+    stale = read_weights(folder)
+    stale["proj_out.bias"] = stale["proj_out.bias"] + 1
+    monkeypatch.setattr(sharding, "read_weights", lambda folder: stale)
+    model = sharded_transformer(config, Flux, folder, CPU)
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match=r"another 'proj_out\.bias' than the one that is sampled as the base"):
+        check_start(config, model, Flux, folder)
 
 
 def test_a_trained_parameter_that_is_not_on_all_ranks_is_found():

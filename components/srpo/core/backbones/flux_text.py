@@ -47,7 +47,9 @@ class FluxTextEncoder:
     @torch.no_grad()
     def __call__(self, prompts: list[str]) -> Conditioning:
         """Embeddings of ``prompts`` as FluxPipeline computes them: ``[B, L, D]`` and ``[B, P]``."""
-        pooled = self.clip(self._ids(self.clip_tokenizer, prompts, self.clip_tokenizer.model_max_length)).pooler_output
+        # A tokenizer may name no limit (10^30); the encoder has places for so many.
+        length = min(self.clip_tokenizer.model_max_length, self.clip.config.max_position_embeddings)
+        pooled = self.clip(self._ids(self.clip_tokenizer, prompts, length)).pooler_output
         states = self.t5(self._ids(self.t5_tokenizer, prompts, self.tokens))[0]
         return Conditioning(states, pooled)
 

@@ -72,7 +72,7 @@ def text_tokens(folder: Path, wanted: int = 0) -> int:
         return QWEN_TOKENS
     schnell = not _read(folder / "transformer" / "config.json").get("guidance_embeds", False)
     tokenizer = _read(folder / "tokenizer_2" / "tokenizer_config.json")
-    most = min(FLUX_TOKENS, int(tokenizer.get("model_max_length", FLUX_TOKENS)))
+    most = min(FLUX_TOKENS, int(tokenizer.get("model_max_length") or FLUX_TOKENS))
     require(0 <= wanted <= most, "max_sequence_length", wanted, f"at most {most} for the model in {str(folder)!r}")
     return wanted or min(most, SCHNELL_TOKENS if schnell else FLUX_TOKENS)
 

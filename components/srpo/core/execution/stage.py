@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
 import shutil
 import time
@@ -171,6 +172,8 @@ def _make(
         for name, path in made.items():
             if not path.exists():
                 raise RuntimeError(f"stage {stage.name} did not write its output {name!r}")
+            if name == "metrics":
+                keep_finite(stage.name, path)
             if path.is_dir():
                 files = list_files(path)
                 write_json(
@@ -180,6 +183,18 @@ def _make(
                     | {"files": files, "versions": versions(), "image": image()},
                 )
         write_json(partial / MANIFEST, {"schema": "srpo.result/1", "key": key} | identity)
+
+
+def keep_finite(stage: str, path: Path) -> None:
+    """Leave out of the metrics in ``path`` what is no finite number, and say so: Kubeflow would refuse it.
+
+    A last step that is not finite is tolerated in training; it must not fail the task that has its result.
+    """
+    found = json.loads(path.read_text(encoding="utf-8"))
+    strange = [name for name, value in found.items() if isinstance(value, float) and not math.isfinite(value)]
+    if strange:
+        print(f"srpo: {stage}: left out of the metrics, not a finite number: {', '.join(strange)}", flush=True)
+        write_json(path, {name: value for name, value in found.items() if name not in strange})
 
 
 def image() -> str | None:

@@ -23,6 +23,7 @@ from typing import Any
 
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage.files import BLOCK, digest_of, list_files, readable_size, sha256_of, write_json
+from srpo.core.storage.weights import incomplete, is_pipeline
 
 SCHEMA = "srpo.model/1"
 # Weights that are numbers alone, and text (`.model` is SentencePiece's vocabulary). Neither pickles nor programs, nor
@@ -212,7 +213,10 @@ def names_in(cache: Path) -> dict[str, list[str]]:
 
 
 def verify(cache: Path) -> dict[str, list[str]]:
-    """Every model of the cache by its digest, with the names of its damaged files (all, where it is not known)."""
+    """Every model of the cache by its digest, with the names of its damaged files, and what it lacks to be loaded.
+
+    Of a model that is not known all files count as damaged, unless they have the digest together.
+    """
     known = {}
     for path in sorted(cache.glob("known/*.json")):
         record = read_known(path.read_bytes()) or {}
@@ -225,4 +229,5 @@ def verify(cache: Path) -> dict[str, list[str]]:
         else:
             contents = list_files(folder)
             found[folder.name] = [] if digest_of(contents) == folder.name else [entry["path"] for entry in contents]
+        found[folder.name] += incomplete(folder) if is_pipeline(folder) else []
     return found

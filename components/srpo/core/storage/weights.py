@@ -16,8 +16,6 @@ from srpo.core.contracts.errors import InputError
 
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # how their files of weights begin
 SUFFIX, INDEX = ".safetensors", ".safetensors.index.json"
-# A variant stands before the suffix, of shards also before their number; of an index, in two places.
-VARIANT = re.compile(r"(?P<stem>[a-z_]+)\.(?P<name>\w+)\.safetensors(\.index\.json)?")
 VARIANT_INDEX = re.compile(r"(?P<stem>[a-z_]+)\.safetensors\.index\.(?P<name>\w+)\.json")
 
 
@@ -50,25 +48,6 @@ def shards(index: Path) -> list[Path]:
         if not (index.parent / name).is_file():
             raise InputError(f"{index} names the shard {name!r}, which is missing: it must lie beside the index")
     return [index.parent / name for name in named]
-
-
-def variant_files(folder: Path) -> tuple[Path, Path] | None:
-    """``(file, plain name)`` of the one variant (single file or index) in a folder that holds nothing else to open.
-
-    Raises:
-        InputError: there are several variants: which one is meant cannot be told.
-    """
-    if weight_files(folder):
-        return None
-    stem, found = _stem(folder), {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        match = VARIANT.fullmatch(path.name) or VARIANT_INDEX.fullmatch(path.name)
-        if match and match["stem"] == stem and match["name"] != "safetensors":
-            plain = folder / f"{stem}{INDEX if path.suffix == '.json' else SUFFIX}"
-            found[match["name"]] = (path, plain)
-    if len(found) > 1:
-        raise InputError(f"{folder} holds its weights as the variants {', '.join(found)}: it must hold one of them")
-    return next(iter(found.values()), None)
 
 
 def is_pipeline(folder: Path) -> bool:
