@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,8 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    engine = Engine(tmp_path_factory.mktemp("images"))
+def engine():
+    engine = Engine(Path(tempfile.mkdtemp(prefix="srpo-")))  # podman takes 50 characters at most
     try:
         engine.make_base()
         yield engine

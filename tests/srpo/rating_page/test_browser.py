@@ -103,7 +103,7 @@ def test_a_patient_studys_report_says_who_won(scene, browser, tmp_path, capsys):
     assert main(["ratings", "report", str(tmp_path / "t")]) == 0
     shown = capsys.readouterr().out
     assert "3 raters, 8 prompts; overall, people find the tuned model better (net win rate 1.00" in shown
-    assert "100.0 [100.0, 100.0]" in shown
+    assert "100.0 [38.4, 100.0]" in shown  # three who agree on eight prompts are no certainty
 
 
 def test_an_unfinished_file_is_told_from_a_whole_one(scene, browser, tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import re
 import signal
 import subprocess
 import sys
@@ -235,38 +234,6 @@ def test_a_node_that_was_taken_away_costs_a_new_job_and_not_the_task(cluster, st
     assert len(cluster.asked("POST")) == 3
     assert cluster.jobs == {}
     assert not (state / "error.txt").exists()
-
-
-@pytest.mark.parametrize(
-    ("ended", "said"),
-    [
-        ({"exitCode": 1, "reason": "OOMKilled"}, "killed for its memory (OOMKilled)"),
-        ({"exitCode": 137, "reason": "Error"}, "killed by SIGKILL, as the kernel does when memory is short"),
-    ],
-)
-def test_a_pod_that_was_killed_costs_a_new_job_until_it_is_killed_at_the_same_step(cluster, state, capsys, ended, said):
-    """What its peers have left says only that it is gone."""
-
-    def then(server, job):
-        if job and "status" not in job:
-            number = len(server.asked("POST"))
-            (state / f"step-{min(number, 2):06d}").mkdir(exist_ok=True)  # the third job gets no further than the second
-            (pods,) = server.pods.values()
-            pods[1]["status"]["containerStatuses"] = [STATUS | {"state": {"terminated": ended}}]
-            (state / "error.txt").write_text("RuntimeError: Connection closed by peer")
-            server.end("Failed", "JobsFailed")
-
-    cluster.then = then
-    with pytest.raises(RuntimeError, match=re.escape(f"a pod of TrainJob {NAME} was {said}")):
-        run_ranks(CONFIG, state)
-    assert len(cluster.asked("POST")) == 3
-    shown = capsys.readouterr().out
-    assert [f"(try {number} of 3)" in shown for number in (1, 2, 3)] == [True, True, False]
-    assert "again before anything more was finished: not tried again" in shown
-    assert cluster.jobs == {}
-
-
-STATUS = {"name": "node", "image": IMAGE, "imageID": "", "ready": False, "restartCount": 0}
 
 
 def test_a_launcher_that_is_started_again_goes_on_with_the_job(cluster, state, capsys):
