@@ -9,6 +9,7 @@ from typing import Any
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage import s3
 from srpo.core.storage.model_cache import File, sha256_once
+from srpo.core.storage.walk import files_below
 from srpo.core.storage.weights import is_pipeline, unread
 from srpo.fetch_base import hub
 from srpo.fetch_base.catalogue import Part
@@ -71,14 +72,18 @@ def _of_folder(folder: Path, patterns: tuple[str, ...]) -> list[File]:
         raise InputError(f"source {str(folder)!r} is no folder: it must be one that can be read")
     found = []
     skipped = unread(folder) if is_pipeline(folder) else set()  # (a stale file of 24 GB is not even hashed)
-    for path in sorted(folder.rglob("*")):
+    hidden = any(part.startswith(".") for name in patterns for part in name.split("/"))
+    for path in files_below(folder, hidden):
         name = path.relative_to(folder).as_posix()
         if name in skipped and name not in patterns:
             continue
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and (name in patterns or (not hidden and File(name, 0).safe)):
+        if name in patterns or (not _is_hidden(name) and File(name, 0).safe):
             found.append(File(name, path.stat().st_size, sha256_once(path)))
     return found
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _pinned(file: File, part: Part) -> File:
@@ -91,7 +96,7 @@ def _pinned(file: File, part: Part) -> File:
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     if not patterns:
-        return not name.startswith(".") and "/." not in name
+        return not _is_hidden(name)
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns if _is_pattern(pattern))
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from srpo.core.storage.walk import files_below
+
 BLOCK = 1 << 20
 
 
@@ -23,11 +25,14 @@ def sha256_of(path: Path) -> str:
 
 
 def list_files(folder: Path) -> list[dict[str, Any]]:
-    """``{"path", "size", "sha256"}`` of every file below ``folder``, by relative POSIX path, sorted."""
+    """``{"path", "size", "sha256"}`` of every file below ``folder``, by relative POSIX path, sorted.
+
+    Raises:
+        InputError: a link leads out of the folder, or something in it is no file (``srpo.core.storage.walk``).
+    """
     return [
         {"path": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "sha256": sha256_of(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        for path in sorted(files_below(folder))
     ]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from srpo.core.contracts.errors import InputError
+from srpo.core.storage.walk import files_below
 
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # how their files of weights begin
 SUFFIX, INDEX = ".safetensors", ".safetensors.index.json"
@@ -82,13 +83,25 @@ def incomplete(folder: Path) -> list[str]:
         if is_pipeline(folder):
             wrong += [f"{name} (missing)" for name in components(folder) if not (folder / name).is_dir()]
         wrong += [
-            f"{part.relative_to(folder).as_posix()} (no weights)"
+            f"{part.relative_to(folder).as_posix()} (no weights{_instead(part)})"
             for part in model_folders(folder)
             if not weight_files(part) and (part / "config.json").is_file()
         ]
     except InputError as error:
         wrong.append(str(error))
     return wrong
+
+
+def _instead(part: Path) -> str:
+    """What a folder without weights has in their place, where that is a common mistake."""
+    for path in sorted(part.iterdir()):
+        if path.suffix == SUFFIX or VARIANT_INDEX.fullmatch(path.name):
+            return (
+                f"; {path.name} is another form of them: they must be {_stem(part)}{SUFFIX} or shards with their index"
+            )
+        if path.suffix in (".gguf", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".onnx"):
+            return f"; {path.name} is not read: they must be {_stem(part)}{SUFFIX} or shards with their index"
+    return ""
 
 
 def unread(folder: Path) -> set[str]:
@@ -109,12 +122,12 @@ def unread(folder: Path) -> set[str]:
             wanted.add(index)
     pipeline = is_pipeline(folder)
     own = re.compile(rf"{_stem(folder)}[.-].*")
-    weights = (path for path in folder.rglob("*") if path.name.endswith(SUFFIX) or VARIANT_INDEX.fullmatch(path.name))
-    found = [*weights, *folder.rglob(f"*{INDEX}")]
     return {
         path.relative_to(folder).as_posix()
-        for path in found
-        if path not in wanted and (pipeline or (path.parent == folder and own.fullmatch(path.name)))
+        for path in files_below(folder, hidden=False)
+        if (path.name.endswith((SUFFIX, INDEX)) or VARIANT_INDEX.fullmatch(path.name))
+        and path not in wanted
+        and (pipeline or (path.parent == folder and own.fullmatch(path.name)))
     }
 
 
