@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "srpo" / 
 from test_export import Run
 
 from srpo.core.storage.files import list_files, write_json
-from srpo.export.tensor_files import Spec, header_of
+from srpo.core.storage.tensor_files import Spec, header_of
 
 GIB = 1 << 30
 SHARD = 10 * 1000**3

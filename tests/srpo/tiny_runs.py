@@ -60,3 +60,27 @@ def load_step_parts(tiny_run):
     )
     reward = Reward("reward", ImageTower.load(models["reward"].folder, torch.device("cpu")), 1.0)
     return from_mapping(Config, TRAIN, "train"), Flux(transformer, vae), [reward], texts
+
+
+MADE = ("models", "prompts", "embeddings", "text_features")
+WAY = (  # every stage of a run with what it takes and what it leaves, as the pipeline has them
+    ("fetch_base", (), ("models",)),
+    ("prepare_prompts", ("models",), ("prompts",)),
+    ("cache_rewards", ("models", "prompts"), ("text_features",)),
+    ("encode_prompts", ("models", "prompts"), ("embeddings",)),
+    ("train", MADE, ("checkpoint", "metrics")),
+    ("sample", (*MADE, "checkpoint"), ("samples",)),
+    ("evaluate", ("checkpoint", "models"), ("evaluation", "report", "metrics", "summary")),
+    ("export", ("models", "checkpoint", "evaluation", "prompts"), ("release", "report")),
+)
+
+
+def whole_run(folder: Path, configs: dict, last: str = "export") -> TinyRun:
+    """The stages up to ``last`` one after the other in this process, with the settings that `configure` hands out."""
+    run = TinyRun(folder)
+    for name, inputs, outputs in WAY:
+        samples = {"samples": (run.artifacts["samples"],)} if name in ("evaluate", "export") else {}
+        run.artifacts |= run.stage(name, configs[name], inputs, outputs, **samples)
+        if name == last:
+            break
+    return run

@@ -18,6 +18,7 @@ from srpo.encode_prompts.config import Config as EncodePrompts
 from srpo.evaluate.config import Config as Evaluate
 from srpo.evaluate.gates import parse, require_reward
 from srpo.export.config import Config as Export
+from srpo.fetch_base.config import REHEARSED
 from srpo.fetch_base.config import Config as FetchBase
 from srpo.prepare_prompts.config import Config as PreparePrompts
 from srpo.rating_page.config import Config as RatingPage
@@ -149,10 +150,13 @@ def stage_configs(parameters: Parameters) -> dict[str, dict[str, Any]]:
     # Judged at the size that was trained, also where train.resolution was overridden.
     configs["sample"]["resolution"] = configs["sample"]["resolution"] or configs["train"]["resolution"]
     configs["sample"]["shards"] = parameters.sample_shards
-    # Two latents a side make one token: 8 pixels of the tiny model, 16 of the others, which their own stages refuse.
+    # Two latents a side make one token: 8 pixels of the tiny model, 16 of the others: `fetch_base` knows which.
     for stage in ("train", "sample"):
         size = configs[stage]["resolution"]
         require(size % 8 == 0, f"{stage}.resolution", size, "a multiple of 8, and of 16 for FLUX.1 and Qwen-Image")
+    configs["fetch_base"]["rehearsal"] = {
+        f"{stage}.{name}": configs[stage][name] for stage, names in REHEARSED.items() for name in names
+    }
     return configs
 
 

@@ -7,13 +7,14 @@ bfloat16, so the file is checked bit by bit against its source, one tensor at a 
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from srpo.core.backbones.flux_layout import Target, layout_of
 from srpo.core.contracts.errors import InputError
-from srpo.export.tensor_files import Spec, TensorFolder, in_rows, write_tensors
+from srpo.core.storage.tensor_files import Spec, TensorFolder, in_rows, write_tensors
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 FP8 = np.dtype(ml_dtypes.float8_e4m3fn)
@@ -22,74 +23,6 @@ EXPONENT = np.uint16(0x7F80)  # the bits of bfloat16's exponent
 # What ComfyUI looks for in a file with scales; two elements ask it to multiply in the compute dtype.
 FP8_MARKER = "scaled_fp8"
 LARGEST_ERROR = 1 / 16  # of a value under fp8's 3 bits of mantissa, relative; below the smallest normal value, of that
-
-WHOLE = {
-    "img_in": "x_embedder",
-    "txt_in": "context_embedder",
-    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
-    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
-    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
-    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
-    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
-    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
-    "final_layer.linear": "proj_out",
-}
-DOUBLE = {
-    "img_mod.lin": ("norm1.linear",),
-    "txt_mod.lin": ("norm1_context.linear",),
-    "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-    "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-    "img_attn.proj": ("attn.to_out.0",),
-    "txt_attn.proj": ("attn.to_add_out",),
-    "img_mlp.0": ("ff.net.0.proj",),
-    "img_mlp.2": ("ff.net.2",),
-    "txt_mlp.0": ("ff_context.net.0.proj",),
-    "txt_mlp.2": ("ff_context.net.2",),
-}
-DOUBLE_NORMS = {
-    "img_attn.norm.query_norm": "attn.norm_q",
-    "img_attn.norm.key_norm": "attn.norm_k",
-    "txt_attn.norm.query_norm": "attn.norm_added_q",
-    "txt_attn.norm.key_norm": "attn.norm_added_k",
-}
-SINGLE = {
-    "modulation.lin": ("norm.linear",),
-    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
-    "linear2": ("proj_out",),
-}
-SINGLE_NORMS = {"norm.query_norm": "attn.norm_q", "norm.key_norm": "attn.norm_k"}
-
-
-class Target(NamedTuple):
-    """A tensor of the original layout: the diffusers tensors that it is made of, row by row."""
-
-    name: str
-    sources: tuple[str, ...]
-    swapped: bool = False  # its two halves change places
-
-
-def layout(double: int, single: int, guidance: bool) -> list[Target]:
-    """Every tensor of the original layout of a model with that many blocks, in order."""
-    targets = []
-
-    def linear(name: str, sources: tuple[str, ...], swapped: bool = False) -> None:
-        for part in ("weight", "bias"):
-            targets.append(Target(f"{name}.{part}", tuple(f"{source}.{part}" for source in sources), swapped))
-
-    for name, source in WHOLE.items():
-        if guidance or not name.startswith("guidance_in"):
-            linear(name, (source,))
-    linear("final_layer.adaLN_modulation.1", ("norm_out.linear",), swapped=True)
-    for count, blocks, here, linears, norms in (
-        (double, "double_blocks", "transformer_blocks", DOUBLE, DOUBLE_NORMS),
-        (single, "single_blocks", "single_transformer_blocks", SINGLE, SINGLE_NORMS),
-    ):
-        for block in range(count):
-            for name, sources in linears.items():
-                linear(f"{blocks}.{block}.{name}", tuple(f"{here}.{block}.{source}" for source in sources))
-            for name, source in norms.items():
-                targets.append(Target(f"{blocks}.{block}.{name}.scale", (f"{here}.{block}.{source}.weight",)))
-    return targets
 
 
 def write_original(files: list[Path], config: dict[str, Any], path: Path, fp8: bool) -> None:
@@ -100,12 +33,8 @@ def write_original(files: list[Path], config: dict[str, Any], path: Path, fp8: b
     Raises:
         InputError: it is no FLUX.1 transformer, or a weight is not finite.
     """
-    if config.get("_class_name") != "FluxTransformer2DModel":
-        given = config.get("_class_name")
-        raise InputError(f"the transformer is a {given}: the original layout must be of a FluxTransformer2DModel")
     source = TensorFolder(files)
-    targets = layout(config["num_layers"], config["num_single_layers"], bool(config.get("guidance_embeds")))
-    _check_sources(source, targets)
+    targets = layout_of(config, source.places)
     specs = []
     for target in targets:
         shape = _shape(source, target)
@@ -181,13 +110,3 @@ def _is_quantised(target: Target) -> bool:
 
 def _scale_name(target: Target) -> str:
     return target.name.removesuffix("weight") + "scale_weight"
-
-
-def _check_sources(source: TensorFolder, targets: list[Target]) -> None:
-    """Every tensor of the transformer goes somewhere, and none is missing."""
-    wanted = {name for target in targets for name in target.sources}
-    given = set(source.places)
-    if wanted != given:
-        missing, extra = sorted(wanted - given), sorted(given - wanted)
-        words = f"lacks {missing[0]!r}" if missing else f"has {extra[0]!r}, which the original layout does not know"
-        raise InputError(f"the transformer {words}: it must be a whole FLUX.1 transformer")

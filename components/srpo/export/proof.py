@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from srpo.core.contracts.errors import InputError
-from srpo.export.tensor_files import TensorFolder, in_rows
+from srpo.core.storage.tensor_files import TensorFolder, in_rows
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 EXPONENT = np.uint16(0x7F80)  # the bits of bfloat16's exponent
@@ -36,9 +36,11 @@ def check_transformer(base: list[Path], tuned: list[Path], index: Path | None = 
         raise InputError(f"the tuned transformer {word} {different[0]!r}: it must have the tensors of its base")
     for name in after.places:
         spec, shape = after.spec(name), before.spec(name).shape
-        if (spec.dtype, spec.shape) != ("BF16", shape):
-            raise InputError(f"{name!r} is {spec.dtype} {spec.shape}: it must be BF16 {shape}")
-        if np.any(after.read(name).view(np.uint16) & EXPONENT == EXPONENT):
+        kept = before.spec(name).dtype
+        wanted = "BF16" if "F" in kept else kept  # whole numbers go on as they are
+        if (spec.dtype, spec.shape) != (wanted, shape):
+            raise InputError(f"{name!r} is {spec.dtype} {spec.shape}: it must be {wanted} {shape}")
+        if wanted == "BF16" and np.any(after.read(name).view(np.uint16) & EXPONENT == EXPONENT):
             raise InputError(f"{name!r} of the checkpoint is infinite or no number: every weight must be finite")
     if index is not None:
         named = _weight_map(index)
@@ -79,6 +81,8 @@ def check_adapter(base: list[Path], tuned: list[Path], adapter: Path, compute: s
             if b.shape[0] != found.shape[0] or a.shape[1] != found.shape[1] or a.shape[0] != b.shape[1]:
                 raise InputError(f"{adapter}: {module} has A {a.shape} and B {b.shape}: it must fit {found.shape}")
             same = _is_sum(start.astype(BF16) if compute == "bfloat16" else start, a, b, found)
+        elif found.dtype != BF16:
+            same = np.array_equal(start, found)
         else:
             same = np.array_equal(start.astype(BF16).view(np.uint16), found.view(np.uint16))
         if not same:

@@ -1,9 +1,21 @@
 """Every default of the `fetch_base` stage."""
 
 import dataclasses
+from typing import Any
 
 from srpo.core.contracts.config import place
 from srpo.core.contracts.errors import require
+
+# The settings of the stages that come after, with which a base must be able to go.
+REHEARSED = {
+    "encode_prompts": ("max_sequence_length",),
+    "train": (
+        *("resolution", "rollout_steps", "schedule", "shift", "guidance", "true_guidance"),
+        *("lora_rank", "lora_targets"),
+    ),
+    "sample": ("resolution", "steps", "schedule", "shift", "guidance", "true_guidance"),
+    "export": ("formats",),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +34,9 @@ class Config:
     cache: str = place("")  # folder of the cache; empty: $SRPO_MODEL_CACHE, else `models` in the workspace
     mirror: str = place("")  # s3://bucket/prefix as the cache's second level, shared by clusters
     offline: bool = place(False)  # everything from the cache and the mirror, or one list of what is missing
+
+    # What the run will do with the models, by `stage.setting`: gone through by shapes alone (filled by `configure`).
+    rehearsal: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("model", "reward", "held_out_reward"):

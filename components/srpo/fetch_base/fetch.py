@@ -5,7 +5,7 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +216,10 @@ def _fill(found: Found, wrong: list[str], place: Place, held: Lease, progress: C
         cached.check_weights(staging)
         if is_pipeline(staging):
             if lacking := incomplete(staging):
+                where = found.entry.folder  # what was not taken over may say why
+                lacking = (where and is_pipeline(where) and incomplete(where)) or lacking
                 raise InputError(f"{found.entry.name!r} lacks {'; '.join(lacking)}: it must be a whole pipeline")
+            check_against_classes(staging, found.entry.name)
             unopened = unread(staging)
             found.contents = [file for file in found.contents if file["path"] not in unopened]
     except InputError:  # what came is whole, and is no model: nothing to go on from
@@ -228,6 +231,23 @@ def _fill(found: Found, wrong: list[str], place: Place, held: Lease, progress: C
     except (InputError, OSError) as error:  # the model itself is in the cache
         _say(f"{found.entry.name}: not put into the mirror: {error}")
     return found
+
+
+def check_against_classes(folder: Path, name: str, settings: Mapping[str, Any] | None = None) -> None:
+    """Hold a pipeline against the classes that will load it and, with ``settings``, against what the run will do.
+
+    Raises:
+        InputError: see :mod:`srpo.fetch_base.rehearsal`.
+    """
+    try:
+        from srpo.fetch_base.rehearsal import check_parts, rehearse
+    except ModuleNotFoundError as error:
+        _say(f"{name}: not held against its classes, which needs srpo[gpu] ({error})")
+        return
+    if settings is None:
+        check_parts(folder, name)
+    else:
+        rehearse(folder, settings, name)
 
 
 def _receive(found: Found, staging: Path, place: Place, progress: Callable[[int], None]) -> Found:

@@ -13,10 +13,20 @@ from srpo.core.execution.stage import Context, Stage
 from srpo.core.reports.page import page, table
 from srpo.core.rewards.folders import check_reward_folder
 from srpo.core.storage.models import ModelEntry, folder_digest, write_models
+from srpo.core.storage.walk import files_below
 from srpo.fetch_base import hub
 from srpo.fetch_base.catalogue import Entry, catalogue, find
 from srpo.fetch_base.config import Config
-from srpo.fetch_base.fetch import Found, Place, cache_folder, fetch, look_up, missing_message, problems
+from srpo.fetch_base.fetch import (
+    Found,
+    Place,
+    cache_folder,
+    check_against_classes,
+    fetch,
+    look_up,
+    missing_message,
+    problems,
+)
 from srpo.fetch_base.released import Released, names_release, released
 
 MEGABYTE = 1_000_000
@@ -37,7 +47,7 @@ class Outputs:
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> None:
-    """Look all sources up first, then fetch; a model appears whole and verified or not at all."""
+    """Look all sources up first, then fetch; a model appears whole and verified or not at all. The base rehearses."""
     known = (context.sources or {}).get("base", {}).get("release")  # a channel may have moved since
     sources, place = find_sources(config, known["id"] if known else ""), place_of(config, context.workspace)
     found = look_up_all(sources, place)
@@ -47,6 +57,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
         kept = fetch(model, place, progress_of(context.progress, model.entry.name, done, total))
         folder = place.cache / kept.folder
         check_kept(role, folder)
+        if role == "base":
+            check_against_classes(folder, model.entry.name, config.rehearsal)
         done += model.size
         models[role] = ModelEntry(
             name=model.entry.name,
@@ -143,7 +155,7 @@ def check_kept(role: str, folder: Path) -> None:
         json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise InputError(f"{what} folder {str(folder)!r} has no readable {name}") from None
-    if not any(folder.rglob("*.safetensors")):
+    if not any(path.suffix == ".safetensors" for path in files_below(folder, hidden=False)):
         raise InputError(f"{what} folder {str(folder)!r} holds no *.safetensors: weights must be safetensors")
 
 

@@ -7,8 +7,7 @@ the memory that weights leave: one more block kept is one forward of it less to 
 import dataclasses
 import json
 import math
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage.files import readable_size
-from srpo.core.storage.weights import weight_files
+from srpo.core.storage.tensor_files import specs_of
 from srpo.train.config import Config
 from srpo.train.quantised import is_quantised
 
@@ -51,31 +50,20 @@ class Folders:
     held_out: Path
 
 
-def tensor_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    """Names and shapes of the tensors in the weights of a folder, from their headers alone."""
-    for file in weight_files(folder):
-        with file.open("rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            header = json.loads(opened.read(length))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                yield name, tensor["shape"]
-
-
 def parameter_count(folder: Path, part: str = "") -> int:
     """Numbers in the weights of a folder, in those tensors whose name holds ``part``."""
-    return sum(math.prod(shape) for name, shape in tensor_shapes(folder) if part in name)
+    return sum(math.prod(spec.shape) for spec in specs_of(folder) if part in spec.name)
 
 
 def adapter_count(config: Config, folder: Path) -> int:
     """Numbers of a LoRA adapter on the transformer in ``folder``."""
     suffixes = tuple(f".{target}.weight" for target in config.lora_targets)
-    return sum(config.lora_rank * sum(shape) for name, shape in tensor_shapes(folder) if name.endswith(suffixes))
+    return sum(config.lora_rank * sum(spec.shape) for spec in specs_of(folder) if spec.name.endswith(suffixes))
 
 
 def quantised_count(folder: Path) -> int:
     """Numbers of the transformer in ``folder`` that ``quantised_base`` holds in eight bits."""
-    return sum(math.prod(shape) for name, shape in tensor_shapes(folder) if is_quantised(name, shape))
+    return sum(math.prod(spec.shape) for spec in specs_of(folder) if is_quantised(spec.name, spec.shape))
 
 
 def weight_bytes(config: Config, parameters: int, ranks: int, adapter: int = 0, quantised: int = 0) -> dict[str, int]:

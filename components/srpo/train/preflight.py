@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from srpo.core.backbones.pipelines import check_guidance, latent_unit
-from srpo.core.contracts.config import nearest
+from srpo.core.backbones.targets import check_targets
 from srpo.core.contracts.errors import InputError, require
 from srpo.core.contracts.order import prompt_order
 from srpo.core.contracts.prompts import of_split, read_prompts
@@ -19,7 +19,7 @@ from srpo.core.rewards.folders import DUAL_ENCODERS, check_reward_folder
 from srpo.core.storage.files import readable_size
 from srpo.core.storage.models import ModelEntry, required, reward_roles
 from srpo.train.config import Config
-from srpo.train.memory import adapter_count, parameter_count, tensor_shapes
+from srpo.train.memory import adapter_count, parameter_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ def preflight(config: Config, inputs: Inputs, models: dict[str, ModelEntry | Non
         raise InputError(f"train.resolution is {config.resolution}: it must be a multiple of {unit} for this model")
     check_guidance(base.folder, config.true_guidance)
     if config.lora_rank:
-        check_targets(config, base.folder / "transformer")
+        check_targets(config.lora_targets, base.folder / "transformer")
     drawn = drawn_prompts(config, inputs.prompts)
     check_embeddings(inputs.embeddings, base, drawn)
     for role in (*reward_roles(models), "held_out"):
@@ -64,18 +64,6 @@ def preflight(config: Config, inputs: Inputs, models: dict[str, ModelEntry | Non
                 folder = config.offline_images
                 raise InputError(f"offline_images {folder!r} has no {image.name}: it must hold one a prompt")
     check_disk(config, base.folder / "transformer", state)
-
-
-def check_targets(config: Config, transformer: Path) -> None:
-    """Refuse a target of the adapter that no matrix of the transformer bears."""
-    matrices = [name for name, shape in tensor_shapes(transformer) if name.endswith(".weight") and len(shape) == 2]
-    for target in config.lora_targets:
-        if not any(f".{name}".endswith(f".{target}.weight") for name in matrices):
-            known = sorted({name.split(".", 2)[-1].removesuffix(".weight") for name in matrices if "blocks." in name})
-            raise InputError(
-                f"train.lora_targets has {target!r}, which no matrix of the transformer is called"
-                f"{nearest(target, known)}: it must be the end of a name, as {', '.join(known[:4])}"
-            )
 
 
 def check_devices(config: Config) -> None:

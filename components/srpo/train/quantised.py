@@ -1,5 +1,6 @@
 """A frozen base under LoRA in eight bits: each matrix as int8, with a scale for every row."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,6 +59,6 @@ def quantise_frozen(model: nn.Module) -> None:
                     setattr(parent, child, Int8Linear(module))
 
 
-def is_quantised(name: str, shape: list[int]) -> bool:
+def is_quantised(name: str, shape: Sequence[int]) -> bool:
     """Whether the base's tensor ``name`` is a matrix that :func:`quantise_frozen` holds in eight bits."""
     return name.startswith(BLOCKS) and name.endswith(".weight") and len(shape) == 2

@@ -256,16 +256,16 @@ def save_weights(writer: Writer, config: Config, model: Any, folder: Path, base:
     LoRA is merged, so that every consumer can load it; the adapter alone lies beside it in ``lora/``, in float32. Its
     scale (alpha over rank) is in its matrices B: wherever a file without an alpha is loaded, it is with the scale 1.
     What the model holds in eight bits is merged as it is stored in ``base``, the folder that the model came from, in
-    the compute dtype: that is what the adapter is loaded over.
+    the compute dtype: that is what the adapter is loaded over. Tensors of the base that the model does not know go on.
     """
     writer.wait("weights")
     first, adapter, whole = dist.get_rank() == 0, {}, {}
-    stored = read_weights(base) if first and config.quantised_base else {}
+    stored = read_weights(base) if first else {}  # mapped: what is not asked for is not read
     for name, value in model.state_dict().items():
         gathered = value.full_tensor() if isinstance(value, DTensor) else value
         if first and ".lora_" in name:
             adapter[name] = gathered.float().to("cpu", copy=True)  # training goes on in what it may share memory with
-        elif first and (source := name.replace(".base_layer.", ".")) in stored:
+        elif first and config.quantised_base and (source := name.replace(".base_layer.", ".")) in stored:
             whole[source] = stored[source].to(DTYPES[config.compute_dtype])
         elif first and name.endswith(f".{SCALE}"):
             continue
@@ -273,6 +273,7 @@ def save_weights(writer: Writer, config: Config, model: Any, folder: Path, base:
             whole[name.replace(".base_layer.", ".")] = gathered.cpu()
         elif first:
             whole[name] = gathered.to(torch.bfloat16).to("cpu", copy=True)
+    whole |= {name: value for name, value in stored.items() if name not in whole}
 
     def write() -> None:
         if first:
@@ -291,7 +292,8 @@ def write_weights(
     with appearing(folder) as partial:
         partial.mkdir()
         write_json(partial / "config.json", json.loads(model.to_json_string()) | {"_class_name": class_of(model)})
-        write_shards({name: value.to(torch.bfloat16) for name, value in whole.items()}, partial)
+        rounded = {name: v.to(torch.bfloat16) if v.is_floating_point() else v for name, v in whole.items()}
+        write_shards(rounded, partial)
         if adapter:
             (partial / "lora").mkdir()
             scaled = {name: scale * value if ".lora_B." in name else value for name, value in adapter.items()}

@@ -15,13 +15,13 @@ from single_files import narrow_loader
 from tiny_runs import TRAIN
 
 from srpo.core.backbones.flux import Flux
+from srpo.core.backbones.flux_layout import layout
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage.models import read_models
+from srpo.core.storage.tensor_files import TensorFolder
 from srpo.export.card import call_arguments, model_card
 from srpo.export.contents import pipeline_of as pipeline_class
-from srpo.export.original import layout
 from srpo.export.proof import check_adapter, check_transformer
-from srpo.export.tensor_files import TensorFolder
 
 FORMATS = ("diffusers", "lora", "original-bf16", "original-fp8")
 # Alpha over rank is not 1, and the change is well above what rounding to bfloat16 makes.

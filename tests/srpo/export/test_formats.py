@@ -13,10 +13,10 @@ from qwen_models import small_pipeline
 from safetensors.torch import load_file
 from single_files import narrow_loader, unscaled
 
+from srpo.core.backbones.flux_layout import layout
 from srpo.core.storage.files import list_files
 from srpo.core.storage.models import ModelEntry, folder_digest
 from srpo.export.contents import weight_items
-from srpo.export.original import layout
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))  # where ranks for tests are
 import format_ranks

@@ -10,10 +10,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from srpo.core.backbones.flux_layout import layout
 from srpo.core.contracts.errors import InputError
+from srpo.core.storage.tensor_files import Spec, TensorFolder, read_header, write_tensors
 from srpo.export import original
-from srpo.export.original import check_original, layout, write_original
-from srpo.export.tensor_files import Spec, TensorFolder, read_header, write_tensors
+from srpo.export.original import check_original, write_original
 
 KEYS = Path(__file__).parent / "flux_original_keys.txt"
 TINY = Path(original.__file__).parents[1] / "tiny" / "weights" / "flux" / "transformer"

@@ -30,6 +30,7 @@ class Backbone(ABC):
     transformer_class: ClassVar[Any]
     vae_class: ClassVar[Any]
     residual_block: ClassVar[Any]  # what the VAE's decoder is made of
+    pooled_is_mask: ClassVar[bool] = False  # what goes beside the text's states: a mask of them, or a feature
 
     def __init__(
         self, transformer: Any, vae: Any, compute_dtype: torch.dtype = torch.float32, scheduler: Any = None

@@ -21,6 +21,7 @@ class FluxTextEncoder:
     t5_tokenizer: Any
     tokens: int  # T5 tokens a prompt is padded or cut to
     negative_prompt: ClassVar[str] = ""
+    models: ClassVar[dict[str, Any]] = {"text_encoder": CLIPTextModel, "text_encoder_2": T5EncoderModel}
 
     @classmethod
     def load(

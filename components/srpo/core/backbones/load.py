@@ -1,6 +1,7 @@
 """From a pipeline folder to the adapters of its class."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +23,11 @@ TEXT_ENCODERS: dict[str, type[FluxTextEncoder] | type[QwenTextEncoder]] = {
 def backbone_of(folder: Path) -> type[Backbone]:
     """The backbone for the pipeline in ``folder``; raises :class:`InputError` when there is none."""
     return BACKBONES[check_folder(folder)]
+
+
+def text_encoders_of(folder: Path) -> dict[str, Any]:
+    """The classes of the text encoders of the pipeline in ``folder``, by the parts that hold them."""
+    return TEXT_ENCODERS[check_folder(folder)].models
 
 
 def load_text_encoder(

@@ -27,6 +27,7 @@ class QwenImage(Backbone):
     transformer_class = QwenImageTransformer2DModel
     vae_class = AutoencoderKLQwenImage
     residual_block = QwenImageResidualBlock
+    pooled_is_mask = True
 
     @classmethod
     def empty_transformer(cls, folder: Path) -> Any:

@@ -26,6 +26,7 @@ class QwenTextEncoder:
     model: Any
     tokenizer: Any
     negative_prompt: ClassVar[str] = " "
+    models: ClassVar[dict[str, Any]] = {"text_encoder": Qwen2_5_VLForConditionalGeneration}
 
     @classmethod
     def load(

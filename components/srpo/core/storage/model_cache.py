@@ -17,12 +17,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage.files import BLOCK, digest_of, list_files, readable_size, sha256_of, write_json
+from srpo.core.storage.tensor_files import Spec, is_finite, read_header
 from srpo.core.storage.weights import incomplete, is_pipeline
 
 SCHEMA = "srpo.model/1"
@@ -92,7 +93,8 @@ def receive(file: File, get: Get, path: Path, progress: Callable[[int], None]) -
     ``progress`` hears how many bytes of the file are there.
 
     Raises:
-        OSError: it kept arriving with another hash, or the disk is full: then the half file is removed.
+        InputError: it kept arriving with another hash, or holds a weight that is not finite.
+        OSError: the source keeps failing, or the disk is full: then the half file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     found = ""
@@ -100,13 +102,16 @@ def receive(file: File, get: Get, path: Path, progress: Callable[[int], None]) -
         try:
             if not path.is_file() or path.stat().st_size != file.size:
                 get(file, path, progress)
-            found, git = hashes(path)
+            found, git, strange = hashes(path)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 path.unlink(missing_ok=True)
                 raise OSError(error.errno, f"no space left for {file.path} of {file.size} bytes", str(path)) from None
             raise
         if path.stat().st_size == file.size and file.sha256 in ("", found) and file.git in ("", git):
+            if strange:
+                path.unlink()
+                raise InputError(f"{file.path}: {strange!r} has a number that is infinite or none: all must be finite")
             progress(file.size)
             return found
         path.unlink()
@@ -114,14 +119,32 @@ def receive(file: File, get: Get, path: Path, progress: Callable[[int], None]) -
     raise InputError(f"{file.path} keeps arriving as another file (SHA-256 {found}): it must have {wanted}")
 
 
-def hashes(path: Path) -> tuple[str, str]:
-    """Hex SHA-256 of a file, and SHA-1 of it as Git's blob."""
+def hashes(path: Path) -> tuple[str, str, str]:
+    """Hex SHA-256 of a file, SHA-1 of it as Git's blob, and the first tensor that is not finite, "" for none."""
     sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    strange = ""
+    for block, tensor in _blocks(path):
+        sha256.update(block)
+        git.update(block)
+        if tensor is not None and not strange and not is_finite(block, tensor.dtype):
+            strange = tensor.name
+    return sha256.hexdigest(), git.hexdigest(), strange
+
+
+def _blocks(path: Path) -> Iterator[tuple[bytes, Spec | None]]:
+    """The bytes of a file in order, some at a time, and of safetensors the tensor that each piece is of."""
+    try:
+        tensors = read_header(path) if path.suffix == ".safetensors" else []
+    except InputError:  # another check says what it is in its place
+        tensors = []
     with path.open("rb") as file:
+        for tensor, start in sorted(tensors, key=lambda found: found[1]):
+            while (left := start - file.tell()) > 0 and (block := file.read(min(BLOCK, left))):
+                yield block, None
+            while (left := start + tensor.size - file.tell()) > 0 and (block := file.read(min(BLOCK, left))):
+                yield block, tensor
         while block := file.read(BLOCK):
-            sha256.update(block)
-            git.update(block)
-    return sha256.hexdigest(), git.hexdigest()
+            yield block, None
 
 
 def publish(folder: Path, contents: list[dict[str, Any]], cache: Path) -> str:
