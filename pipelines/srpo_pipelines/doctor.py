@@ -3,8 +3,6 @@
 Nothing is changed on the cluster; in a bucket one small object is written and removed again.
 """
 
-import contextlib
-import dataclasses
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +10,8 @@ from typing import Any
 from srpo.configure.parameters import Parameters, stage_configs
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage import s3
+from srpo_pipelines.artifact_store import check_launcher
+from srpo_pipelines.findings import KUBEFLOW, Cluster, Finding, lacking, present, refusals_told
 from srpo_pipelines.resources import ENVIRONMENT, PODS, VOLUME
 
 APPLY = "kubectl apply --namespace {namespace} --kustomize manifests/base"
@@ -31,38 +31,8 @@ NODES_RIGHTS = (
     ("get", "", "pods/log", ""),
 )
 KUEUE = "kueue.x-k8s.io"
-LAUNCHER = "kfp-launcher"  # Kubeflow's own config map: where artifacts go
-ARGO = ("workflow-controller-configmap", "kubeflow")  # that of Kubeflow's Argo, and its usual namespace
+ARGO = ("workflow-controller-configmap", KUBEFLOW)  # that of Kubeflow's Argo, and its usual namespace
 UNTRIED = {"OnFailure": "vanishes with its node", "OnError": "fails"}  # Argo's policy -> what it does not try again
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """One line: ``state`` is ok, note (a run can do without) or fail."""
-
-    state: str
-    what: str
-    said: str
-    mend: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.state:4}  {self.what:16}  {self.said}{f' -> {self.mend}' if self.mend else ''}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Cluster:
-    """The Kubernetes API as the person who asks may see it."""
-
-    client: Any  # kubernetes.client.ApiClient
-    namespace: str
-    service_account: str
-
-    @property
-    def core(self) -> Any:
-        """Pods, nodes, claims, secrets."""
-        from kubernetes import client
-
-        return client.CoreV1Api(self.client)
 
 
 def examine(cluster: Cluster, parameters: Parameters, images: Mapping[str, str]) -> Iterator[Finding]:
@@ -80,31 +50,6 @@ def examine(cluster: Cluster, parameters: Parameters, images: Mapping[str, str])
         yield from check_nodes(cluster, parameters)
     yield from told
     yield from check_images(images)
-
-
-@contextlib.contextmanager
-def refusals_told(what: str) -> Iterator[list[Finding]]:
-    """Turn an error of the API into a finding: a check that may not look says so, and the others go on."""
-    from kubernetes.client import ApiException
-
-    told: list[Finding] = []
-    try:
-        yield told
-    except ApiException as error:
-        said = f"cannot be looked at: {error.status} {error.reason}"
-        told.append(Finding("note", what.replace("_", " "), said, "ask who may look at it"))
-
-
-def present(read: Any, *arguments: Any) -> Any:
-    """What ``read`` gives, or None where there is no such thing."""
-    from kubernetes.client import ApiException
-
-    try:
-        return read(*arguments)
-    except ApiException as error:
-        if error.status == 404:
-            return None
-        raise
 
 
 def check_namespace(cluster: Cluster) -> Iterator[Finding]:
@@ -135,26 +80,6 @@ def check_rights(cluster: Cluster) -> Iterator[Finding]:
         yield Finding("fail", "rights", f"{cluster.service_account} may not {', '.join(missing)}", mend)
     else:
         yield Finding("ok", "rights", f"{cluster.service_account} may do what its pods need")
-
-
-def lacking(cluster: Cluster, rights: Sequence[tuple[str, str, str, str]]) -> list[str]:
-    """Those of ``rights`` (verb, group, resource, name) that the service account lacks, in words."""
-    from kubernetes import client
-
-    reviews = client.AuthorizationV1Api(cluster.client)
-    missing = []
-    for verb, group, kind, name in rights:
-        resource, _, part = kind.partition("/")
-        attributes = client.V1ResourceAttributes(
-            namespace=cluster.namespace, verb=verb, group=group, resource=resource, subresource=part or None, name=name
-        )
-        spec = client.V1SubjectAccessReviewSpec(
-            user=f"system:serviceaccount:{cluster.namespace}:{cluster.service_account}", resource_attributes=attributes
-        )
-        answer = reviews.create_subject_access_review(client.V1SubjectAccessReview(spec=spec))
-        if not answer.status.allowed:
-            missing.append(f"{verb} {kind}{f'/{name}' if name else ''}")
-    return missing
 
 
 def check_several_nodes(cluster: Cluster, parameters: Parameters) -> Iterator[Finding]:
@@ -210,14 +135,6 @@ def check_volume(cluster: Cluster) -> Iterator[Finding]:
         yield Finding("ok", "volume", f"{described}; it is bound when the first pod wants it")
     else:
         yield Finding("fail", "volume", described, f"kubectl describe pvc {VOLUME} says why it is not bound")
-
-
-def check_launcher(cluster: Cluster) -> Iterator[Finding]:
-    """Where Kubeflow keeps artifacts."""
-    found = present(cluster.core.read_namespaced_config_map, LAUNCHER, cluster.namespace)
-    root = ((found.data if found else None) or {}).get("defaultPipelineRoot")
-    said = f"artifacts go to {root}" if root else "artifacts go where Kubeflow was installed to put them"
-    yield Finding("ok" if root else "note", "artifacts", said, "" if root else "manifests/overlays set kfp-launcher")
 
 
 def check_retries(cluster: Cluster) -> Iterator[Finding]:

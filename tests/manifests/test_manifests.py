@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import jsonschema
@@ -67,17 +68,26 @@ NODE_POOL = only(
 CUSTOM = {"NodePool": NODE_POOL}
 
 
-def render(folder: str) -> str:
-    """The YAML that kustomize makes of a folder."""
-    if kustomize := shutil.which("kustomize"):
-        command = [kustomize, "build"]
+def render(folder: str, bucket: str = "defaultPipelineRoot=s3://a-bucket/kfp") -> str:
+    """The YAML that kustomize makes of a folder, where somebody has named their bucket."""
+    done = kustomize(folder, bucket)
+    assert done.returncode == 0, f"kustomize 4 or newer must render {folder}: {done.stderr}"
+    return done.stdout
+
+
+def kustomize(folder: str, bucket: str) -> subprocess.CompletedProcess[str]:
+    if program := shutil.which("kustomize"):
+        command = [program, "build"]
     elif kubectl := shutil.which("kubectl"):
         command = [kubectl, "kustomize"]
     else:
         pytest.skip("neither kustomize nor kubectl is installed")
-    done = subprocess.run([*command, ROOT / folder], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"kustomize 4 or newer must render {folder}: {done.stderr}"
-    return done.stdout
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copytree(ROOT / "manifests", Path(place) / "manifests", ignore=shutil.ignore_patterns("bucket.env"))
+        if bucket:
+            for overlay in ("eks", "profile"):
+                (Path(place) / "manifests/overlays" / overlay / "bucket.env").write_text(f"{bucket}\n")
+        return subprocess.run([*command, Path(place) / folder], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -103,7 +113,7 @@ def test_custom_resources_have_documented_fields_only(rendered):
 def test_the_launcher_reads_keys_that_the_role_may_read(rendered):
     by_kind = {resource["kind"]: resource for resource in yaml.safe_load_all(rendered)}
     if "ConfigMap" not in by_kind:
-        return  # kind: Kubeflow's own
+        return  # Kubeflow's own
     config = by_kind["ConfigMap"]
     assert config["metadata"]["name"] == "kfp-launcher"
     assert config["data"]["defaultPipelineRoot"].startswith("s3://")
@@ -116,6 +126,23 @@ def test_the_launcher_reads_keys_that_the_role_may_read(rendered):
         }
     else:
         assert any("role-arn" in name for name in by_kind["ServiceAccount"]["metadata"]["annotations"])
+
+
+def test_only_an_overlay_for_profiles_says_where_artifacts_go_and_it_demands_a_bucket():
+    """Elsewhere the map is Kubeflow's own: another one would send all pipelines of the cluster into that bucket."""
+    for folder in ("manifests/base", "manifests/overlays/kind"):
+        assert "kfp-launcher" not in [resource["metadata"]["name"] for resource in yaml.safe_load_all(render(folder))]
+    for folder in ("manifests/overlays/profile", "manifests/overlays/eks"):
+        assert "s3://a-bucket/kfp" in render(folder)
+        refused = kustomize(folder, bucket="")
+        assert refused.returncode != 0
+        assert "bucket.env" in refused.stderr
+
+
+def test_a_quota_leaves_a_profiles_volumes_alone(rendered):
+    for resource in yaml.safe_load_all(rendered):
+        if resource["kind"] == "ResourceQuota":
+            assert list(resource["spec"]["hard"]) == ["requests.nvidia.com/gpu"]
 
 
 def test_gpu_nodes_take_the_pods_that_the_overlay_says_they_take():

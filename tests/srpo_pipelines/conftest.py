@@ -4,8 +4,10 @@ import os
 import threading
 
 import pytest
+import yaml
 from kfp.client import Client
 from kubeflow_server import Api
+from kubernetes_server import Kubernetes
 
 from srpo_pipelines import kubeflow
 
@@ -27,4 +29,32 @@ def server(alone):
         thread.start()
         yield api
         api.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def kubernetes(alone, monkeypatch, tmp_path):
+    with Kubernetes() as server:
+        file = tmp_path / "kubeconfig"
+        file.write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "current-context": "test",
+                    "clusters": [{"name": "test", "cluster": {"server": f"http://{server.address}"}}],
+                    "users": [{"name": "test", "user": {"token": "x"}}],
+                    "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+                }
+            )
+        )
+        (tmp_path / "images.yaml").write_text(
+            yaml.safe_dump({kind: f"{server.address}/srpo-{kind}@sha256:{'1' * 64}" for kind in ("cpu", "gpu")})
+        )
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
+        server.file = tmp_path / "images.yaml"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
         thread.join()
