@@ -154,9 +154,8 @@ def stage_configs(parameters: Parameters) -> dict[str, dict[str, Any]]:
     for stage in ("train", "sample"):
         size = configs[stage]["resolution"]
         require(size % 8 == 0, f"{stage}.resolution", size, "a multiple of 8, and of 16 for FLUX.1 and Qwen-Image")
-    configs["fetch_base"]["rehearsal"] = {
-        f"{stage}.{name}": configs[stage][name] for stage, names in REHEARSED.items() for name in names
-    }
+    rehearsal = {f"{stage}.{name}": configs[stage][name] for stage, names in REHEARSED.items() for name in names}
+    configs["fetch_base"]["rehearsal"] = FetchBase(**configs["fetch_base"] | {"rehearsal": rehearsal}).rehearsal
     return configs
 
 

@@ -6,6 +6,14 @@ from typing import Any
 from srpo.core.contracts.config import place
 from srpo.core.contracts.errors import require
 
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it, and a whole number as such: Kubeflow makes 32.0 of each 32 inside of a mapping."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
 # The settings of the stages that come after, with which a base must be able to go.
 REHEARSED = {
     "encode_prompts": ("max_sequence_length",),
@@ -39,6 +47,7 @@ class Config:
     rehearsal: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rehearsal", {name: _plain(value) for name, value in self.rehearsal.items()})
         for name in ("model", "reward", "held_out_reward"):
             require(bool(getattr(self, name).strip()), name, getattr(self, name), "a catalogue name or a folder")
         require(

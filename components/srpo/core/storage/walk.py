@@ -14,11 +14,13 @@ from srpo.core.contracts.errors import InputError
 def files_below(folder: Path, hidden: bool = True) -> Iterator[Path]:
     """Every regular file below ``folder``, sorted; folders and files behind links that stay inside are among them.
 
-    Without ``hidden`` names that begin with a dot are left out.
+    Without ``hidden`` names that begin with a dot are left out. A folder that is not there has none.
 
     Raises:
         InputError: a link leads elsewhere, to nothing or in a circle, or something is no file and no folder.
     """
+    if not folder.is_dir():
+        return
     root = folder.resolve()
     yield from _below(folder, (root, *_blobs(root)), hidden, (root,))
 
