@@ -82,6 +82,15 @@ def test_the_rating_page_lies_apart_from_its_key(first):
     assert [path.name for path in page.parent.rglob("*")] == ["index.html"]
 
 
+def test_images_stay_where_they_were_made_and_no_artifact_carries_them(first):
+    """A run as published draws some 10 GB: Kubeflow would copy them into each pod that takes the samples."""
+    tables = list(first.output.rglob("samples.parquet"))
+    drawn = [path for path in first.output.rglob("*.png") if "images" in path.parts]
+    assert drawn
+    assert all({"stages", "state"} & set(path.parts) for path in drawn), drawn[0]
+    assert any("stages" not in table.parts for table in tables), "the tables are handed on"
+
+
 def test_the_summary_says_what_came_of_it(first):
     summary = first.summary
     for side in ("before", "after", "delta"):

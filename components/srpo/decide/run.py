@@ -16,6 +16,7 @@ from srpo.core.ratings.report import headline
 from srpo.core.ratings.summary import SCHEMA, gate_summary
 from srpo.core.reports.page import page, paragraph, table
 from srpo.core.storage.files import write_json, write_text
+from srpo.core.storage.known_hashes import KnownHashes
 from srpo.core.storage.locations import destination_of
 from srpo.core.storage.releases import move_channel, read_channel, read_release, require_as_pointed
 from srpo.core.storage.stores import open_store
@@ -208,11 +209,12 @@ def fingerprint(config: Config) -> Any:
     return [release, read_release(destination_of(config.destination), release).get("digest"), gates]
 
 
-def intact(result: Path, workspace: Path) -> bool:
-    """Whether the channel still points where the decision put it."""
+def intact(result: Path, workspace: Path, known: KnownHashes) -> str:
+    """What is wrong with the channel: it must still point where the decision put it."""
     decision = json.loads((result / "decision" / "decision.json").read_text(encoding="utf-8"))
     now = read_channel(decision["destination"], decision["channel"])
-    return (now["release"] if now else None) == decision["points_to"]
+    points = now["release"] if now else None
+    return "" if points == decision["points_to"] else f"{decision['channel']} points to {points} by now"
 
 
 STAGE = Stage(

@@ -9,6 +9,7 @@ from typing import Any
 from srpo.core.contracts.errors import InputError
 from srpo.core.execution.stage import Context, Stage
 from srpo.core.storage.files import digest_of, write_json, write_text
+from srpo.core.storage.known_hashes import KnownHashes
 from srpo.core.storage.locations import destination_of
 from srpo.core.storage.models import read_models, required
 from srpo.core.storage.releases import Item, move_channel, publish
@@ -165,10 +166,11 @@ def short_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rstrip("/").rpartition("/")[2]).strip("-._")[:60] or "model"
 
 
-def intact(result: Path, workspace: Path) -> bool:
-    """Whether the release that the result names still stands at its destination."""
+def intact(result: Path, workspace: Path, known: KnownHashes) -> str:
+    """What is wrong with the release that the result names, which stands at its destination."""
     where, _, release = read_json(result / "release" / "release.json", {"path": str})["path"].rpartition("/")
-    return open_store(where.removesuffix("/releases")).read(f"releases/{release}/manifest.json") is not None
+    there = open_store(where.removesuffix("/releases")).read(f"releases/{release}/manifest.json") is not None
+    return "" if there else f"the release {release} is gone from {where}"
 
 
 STAGE = Stage(name="export", config=Config, inputs=Inputs, outputs=Outputs, run=run, intact=intact)

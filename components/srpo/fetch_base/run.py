@@ -12,6 +12,7 @@ from srpo.core.contracts.errors import InputError
 from srpo.core.execution.stage import Context, Stage
 from srpo.core.reports.page import page, table
 from srpo.core.rewards.folders import check_reward_folder
+from srpo.core.storage.known_hashes import KnownHashes
 from srpo.core.storage.models import ModelEntry, folder_digest, write_models
 from srpo.core.storage.walk import files_below
 from srpo.fetch_base import hub
@@ -56,6 +57,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, context: Context) -> N
     for role, model in found.items():
         kept = fetch(model, place, progress_of(context.progress, model.entry.name, done, total))
         folder = place.cache / kept.folder
+        for file in kept.contents:  # just verified: no later stage reads all of it for that again
+            context.known.learn(folder / file["path"], file["sha256"])
         check_kept(role, folder)
         if role == "base":
             check_against_classes(folder, model.entry.name, config.rehearsal)
@@ -237,14 +240,16 @@ def report(models: dict[str, ModelEntry | None]) -> str:
 ALLOWED = {True: "allowed", False: "not allowed", None: "not stated"}
 
 
-def intact(result: Path, workspace: Path) -> bool:
-    """Whether every model that the result names still stands in the cache, whole."""
+def intact(result: Path, workspace: Path, known: KnownHashes) -> str:
+    """What is wrong with the models that the result names, which stand in the cache."""
     stored = json.loads((result / "models" / "models.json").read_text(encoding="utf-8"))
-    entries = [entry for entry in stored.values() if entry is not None]
-    return all(
-        (workspace / entry["path"]).is_dir() and folder_digest(workspace / entry["path"]) == entry["digest"]
-        for entry in entries
-    )
+    return next((wrong for entry in stored.values() if entry and (wrong := damage(entry, workspace, known))), "")
+
+
+def damage(entry: dict[str, Any], workspace: Path, known: KnownHashes) -> str:
+    """What is wrong with one model."""
+    whole = folder_digest(workspace / entry["path"], known) == entry["digest"]
+    return "" if whole else f"the model {entry['name']} in the cache is not what was fetched"
 
 
 STAGE = Stage(name="fetch_base", config=Config, inputs=Inputs, outputs=Outputs, run=run, lookup=lookup, intact=intact)

@@ -9,6 +9,7 @@ from typing import Any
 from srpo.core.contracts.errors import InputError
 from srpo.core.storage.consumers import Found, find
 from srpo.core.storage.files import appearing, list_files
+from srpo.core.storage.known_hashes import known_hashes, memory_of
 from srpo.core.storage.models import ModelEntry
 from srpo.core.storage.stores import LocalStore
 from srpo.sample.config import Config
@@ -31,6 +32,7 @@ def contenders(config: Config, base: ModelEntry, checkpoint: dict[str, Any], wor
     Raises:
         InputError: a release is missing, damaged, or was made from another base (its text embeddings would not fit).
     """
+    check_trained(checkpoint, workspace)
     rivals = [
         Contender("base", None, None),
         Contender("tuned", workspace / checkpoint["weights"], checkpoint["files"]),
@@ -49,6 +51,16 @@ def contenders(config: Config, base: ModelEntry, checkpoint: dict[str, Any], wor
         files = transformer_files(found)
         rivals.append(Contender(found.manifest["id"], transformer_folder(found, files, workspace), files))
     return rivals
+
+
+def check_trained(checkpoint: dict[str, Any], workspace: Path) -> None:
+    """Raise InputError where the trained weights are not those that the training recorded."""
+    weights = workspace / checkpoint["weights"]
+    with known_hashes(memory_of(workspace, "train", weights.parent.name)) as known:
+        for path in known.damaged(weights, checkpoint["files"]):
+            raise InputError(
+                f"{weights / path} is missing or not what train wrote: run it again, and train makes it anew"
+            )
 
 
 def release_at(address: str) -> Found:

@@ -57,7 +57,7 @@ class Inputs:
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """``samples``: plan.json, samples.parquet (a row an image, with its scores) and images/."""
+    """``samples``: plan.json, samples.parquet (a row an image, with its scores), and images/, which no pod copies."""
 
     samples: Path
     report: Path
@@ -225,4 +225,5 @@ STAGE = Stage(
     run=run,
     fingerprint=fingerprint,
     place=finished_blocks,
+    stays=("images",),
 )

@@ -17,6 +17,7 @@ from srpo.core.execution.again import Tries, killed_by
 from srpo.core.execution.stage import Context, Stage, of_the_key
 from srpo.core.reports.page import curves, page, paragraph, table
 from srpo.core.storage.files import list_files, write_json, write_text
+from srpo.core.storage.known_hashes import KnownHashes
 from srpo.core.storage.models import ModelEntry, read_models, required, reward_roles
 from srpo.train.config import Config
 from srpo.train.launcher import (
@@ -240,11 +241,11 @@ def report(config: Config, records: Sequence[dict[str, Any]], step: int, stopped
     )
 
 
-def intact(result: Path, workspace: Path) -> bool:
-    """Whether the weights that the result names still stand in the workspace, by size."""
+def intact(result: Path, workspace: Path, known: KnownHashes) -> str:
+    """What is wrong with the weights that the result names, which stand elsewhere in the workspace."""
     checkpoint = json.loads((result / "checkpoint" / "checkpoint.json").read_text(encoding="utf-8"))
-    places = [(workspace / checkpoint["weights"] / file["path"], file["size"]) for file in checkpoint["files"]]
-    return all(path.is_file() and path.stat().st_size == size for path, size in places)
+    damaged = known.damaged(workspace / checkpoint["weights"], checkpoint["files"])
+    return f"{checkpoint['weights']}/{damaged[0]} is missing or not what was written" if damaged else ""
 
 
 def fingerprint(config: Config) -> Any:

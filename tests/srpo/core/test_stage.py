@@ -12,7 +12,7 @@ import pytest
 from srpo.core.contracts.errors import InputError, require
 from srpo.core.execution import stage as stage_module
 from srpo.core.execution.code import sources
-from srpo.core.execution.stage import RECORD_VARIABLE, Stage, execute, execute_or_exit
+from srpo.core.execution.stage import RECORD_VARIABLE, Stage, execute, execute_or_exit, whole_artifact
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ def test_a_fingerprint_changes_the_key(tmp_path):
 
 def test_a_result_whose_outside_parts_are_gone_is_made_again(tmp_path):
     standing = tmp_path / "standing"
-    hooked = dataclasses.replace(SAY, intact=lambda result, workspace: standing.exists())
+    hooked = dataclasses.replace(SAY, intact=lambda result, workspace, known: "" if standing.exists() else "it is gone")
     standing.touch()
     for _ in range(2):
         execute(hooked, {}, tmp_path, {}, {})
@@ -183,17 +183,26 @@ def test_an_output_that_was_not_written_is_an_error(tmp_path):
         execute(silent, {}, tmp_path, {}, {})
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "unfinished"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "another", "unfinished"])
 def test_a_damaged_input_is_named(tmp_path, damage):
     both(tmp_path)
     words = shutil.copytree(tmp_path / "words", tmp_path / "copy")
     if damage == "missing":
         (words / "words.txt").unlink()
+        assert whole_artifact(words, tmp_path).is_relative_to(tmp_path / "stages")  # the workspace still has it
+        shutil.rmtree(tmp_path / "stages" / "export")
     elif damage == "cut":
         (words / "words.txt").write_text("he")
+    elif damage == "another":
+        data = (words / "words.txt").read_bytes()
+        (words / "words.txt").unlink()  # by a hard link the result itself has the same bytes
+        (words / "words.txt").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     else:
         (words / "manifest.json").unlink()
-    with pytest.raises(InputError, match="words.txt is missing or cut" if damage != "unfinished" else "not a finished"):
+    with pytest.raises(
+        InputError,
+        match="words.txt is missing, cut or not what export wrote" if damage != "unfinished" else "not a finished",
+    ):
         execute(SHOUT, {}, tmp_path, {"words": words}, {"loud": tmp_path / "loud"})
 
 

@@ -88,7 +88,7 @@ class Run:
             digest=folder_digest(self.base),
             licence="FLUX.1 [dev] Non-Commercial",
         )
-        other = ModelEntry(name="hps", path="models/base", digest="d", licence="Apache-2.0")
+        other = ModelEntry(name="hps", path="models/base", digest=entry.digest, licence="Apache-2.0")
         models = self.artifact("models", "fetch_base", {"model": "flux"})
         write_models(models, {"base": entry, "reward": other, "held_out": other, "judge": None})
         checkpoint = self.artifact("checkpoint", "train", {"steps": 20, "seed": 7, "learning_rate": 5e-6})

@@ -9,6 +9,7 @@ import pytest
 from planted import PLANTED, assert_no_secret, written_below
 from test_export import Run
 
+from srpo.core.storage.known_hashes import KnownHashes
 from srpo.core.storage.releases import move_channel, read_channel
 from srpo.core.storage.s3 import client
 from srpo.export.run import intact
@@ -33,9 +34,10 @@ def test_an_export_to_s3_is_found_again_and_is_the_candidate(released, tmp_path)
     assert result["uri"] == result["path"] == f"s3://models/flux/releases/{result['id']}"
     assert read_channel("s3://models/flux", "candidate")["release"] == result["id"]
     assert run.export("s3://models/flux")[0] == result
-    assert intact(tmp_path / "artifacts", tmp_path)
+    assert intact(tmp_path / "artifacts", tmp_path, KnownHashes({})) == ""
     client().delete_object(Bucket="models", Key=f"flux/releases/{result['id']}/manifest.json")
-    assert not intact(tmp_path / "artifacts", tmp_path)
+    gone = intact(tmp_path / "artifacts", tmp_path, KnownHashes({}))
+    assert gone == f"the release {result['id']} is gone from s3://models/flux/releases"
 
 
 def test_the_example_of_the_contract_reads_a_release(released, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from tiny_runs import TRAIN, TinyRun
 from srpo.core.backbones.conditioning import read_conditioning
 from srpo.core.backbones.qwen_image import QwenImage
 from srpo.core.contracts.tensors import EmbeddingsReader
+from srpo.core.execution.stage import whole_artifact
 from srpo.core.objective import draws
 
 
@@ -45,7 +46,7 @@ def test_a_folder_of_qwen_image_is_trained_and_diffusers_loads_the_result(tmp_pa
     shape = (1, 16, 32 // backbone.vae_scale, 32 // backbone.vae_scale)
     for name, transformer in (("base", pipeline.transformer), ("tuned", trained)):
         pipeline.transformer = transformer
-        images = sorted((run.artifacts["samples"] / "images").glob(f"*-{name}.png"))
+        images = sorted((whole_artifact(run.artifacts["samples"], run.workspace) / "images").glob(f"*-{name}.png"))
         assert len(images) == 2
         for image in images:
             prompt_id = image.name.removesuffix(f"-0-{name}.png")

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny_runs import TRAIN, whole_run
 
 from srpo.configure.parameters import Parameters, stage_configs
+from srpo.core.execution.stage import whole_artifact
 from srpo.core.storage.weights import weight_files
 from srpo.export.proof import check_transformer
 
@@ -30,7 +31,7 @@ def images_of(base, tmp_path):
     configs = stage_configs(Parameters(model=str(base), overrides=overrides, **given))
     run = whole_run(tmp_path, configs, last="sample")
     drawn = {}
-    for image in sorted((run.artifacts["samples"] / "images").glob("*.png")):
+    for image in sorted((whole_artifact(run.artifacts["samples"], run.workspace) / "images").glob("*.png")):
         where, _, model = image.stem.rpartition("-")
         with Image.open(image) as opened:  # beside the pixels it says which weights drew it
             drawn.setdefault(where, {})[model] = opened.tobytes()

@@ -24,7 +24,8 @@ from srpo.core.execution.again import Tries, run_apart
 from srpo.core.execution.code import code_digest, versions
 from srpo.core.execution.environment import take_own_names
 from srpo.core.execution.progress import Progress
-from srpo.core.storage.files import appearing, digest_of, link_tree, list_files, write_json
+from srpo.core.storage.files import appearing, digest_of, link_tree, list_files, of_file, write_json
+from srpo.core.storage.known_hashes import KnownHashes, known_hashes, memory_of
 from srpo.core.storage.lease import lease
 
 MANIFEST = "manifest.json"
@@ -44,6 +45,7 @@ class Context:
     state: Path  # this result's own folder, kept between retries and afterwards (checkpoints, big weights)
     progress: Progress
     sources: Any = None  # what the stage's lookup found: the same for the key and for the work
+    known: KnownHashes = dataclasses.field(default_factory=lambda: KnownHashes({}))  # files that it left elsewhere
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +64,14 @@ class Stage:
     fingerprint: Callable[[Any], Any] | None = None
     # The same, where the workspace is needed for it: what was found there once holds. Settings, workspace.
     lookup: Callable[[Any, Path], Any] | None = None
-    # Does what a result left outside of its folder (weights, a release) still stand? Without a hook there is nothing.
-    intact: Callable[[Path, Path], bool] | None = None  # (folder of the result, workspace)
+    # What is wrong with what a result left outside of its folder (weights, a release), in words; "" when it stands.
+    # Folder of the result, workspace, hashes of files that are known.
+    intact: Callable[[Path, Path, KnownHashes], str] | None = None
     # Two tries at the same result would write to the same files of the state folder: they take turns, by a lease there.
     alone: bool = False
+    # Folders of outputs that are not handed out: what is too much to copy from pod to pod stays in the workspace, and
+    # whoever takes the artifact finds it there.
+    stays: tuple[str, ...] = ()
     # How far a try has come, by its state folder. With it the work of a container is done in a process of its own, and
     # begun again if that is killed (srpo.core.execution.again).
     place: Callable[[Path], Any] | None = None
@@ -99,15 +105,19 @@ def execute(
     started = time.time()
     settings = from_mapping(stage.config, config, stage.name)
     names = [name for name in stage.names(stage.inputs) if name in inputs or name not in stage.optional()]
-    keys = {name: _input_key(name, inputs[name]) for name in names}
+    workspace = Path(workspace)
+    given = {name: _as_path(inputs[name], workspace) for name in names}
     identity = {
         "stage": stage.name,
         "config": of_the_key(settings),
         "code": code_digest(stage.name),
-        "inputs": keys,
+        "inputs": {name: _of_inputs(given[name], lambda manifest: str(manifest["key"])) for name in names},
+        # What was made again, and came out as something else, is something else to whoever takes it.
+        "contents": {name: _of_inputs(given[name], lambda manifest: digest_of(manifest["files"])) for name in names},
         "sources": stage.fingerprint(settings) if stage.fingerprint else None,
     }
-    workspace = Path(workspace)
+    for name in names:
+        _check_input(name, given[name], workspace)
     if stage.lookup is not None:
         identity["sources"] = stage.lookup(settings, workspace)
     key = digest_of(identity)
@@ -116,22 +126,36 @@ def execute(
     reused = _is_finished(stage, result, workspace)
     if not reused:
         with _turn(stage, context.state):
-            reused = _is_finished(stage, result, workspace)  # by whoever had the turn before
+            reused = _is_finished(stage, result, workspace, tell=True)  # by whoever had the turn before
             if not reused:
-                given = {name: _as_path(inputs[name]) for name in names}
                 _make(stage, settings, stage.inputs(**given), context, result, identity, apart)
     for name, target in outputs.items():
         target = Path(target)
         if target.is_dir():
             shutil.rmtree(target)
         target.unlink(missing_ok=True)
-        link_tree(result / FILE_NAMES.get(name, name), target)
+        link_tree(result / FILE_NAMES.get(name, name), target, leave_out=stage.stays)
     _record(stage.name, key=key, reused=reused, seconds=round(time.time() - started, 2), result=str(result))
     return result
 
 
-def _is_finished(stage: Stage, result: Path, workspace: Path) -> bool:
-    return (result / MANIFEST).is_file() and (stage.intact is None or stage.intact(result, workspace))
+def _is_finished(stage: Stage, result: Path, workspace: Path, tell: bool = False) -> bool:
+    """Whether the result is there with the bytes that were written, and what it left elsewhere too."""
+    try:
+        files = json.loads((result / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError, TypeError):
+        files, wrong = [], f"{MANIFEST} cannot be read"
+    else:
+        with known_hashes(memory_of(workspace, stage.name, result.name)) as known:
+            damaged = known.damaged(result, files)
+            wrong = f"{damaged[0]} is not what was written" if damaged else ""
+            if not wrong and stage.intact is not None:
+                wrong = stage.intact(result, workspace, known)
+    if wrong and tell:
+        print(f"srpo: {stage.name}: a result is there, but {wrong}: it is made again", flush=True)
+    return not wrong
 
 
 def _turn(stage: Stage, state: Path) -> contextlib.AbstractContextManager[object]:
@@ -158,12 +182,15 @@ def _make(
     apart: bool,
 ) -> None:
     """Run the stage into a folder that appears as ``result`` by one rename."""
-    shutil.rmtree(result, ignore_errors=True)
-    key = result.name
-    with appearing(result) as partial:
+    key, contents = result.name, []
+    with appearing(result) as partial, known_hashes(memory_of(context.workspace, stage.name, key)) as known:
+        if result.is_dir() and stage.intact is not None and _is_damaged(stage.intact, result, context.workspace, known):
+            _empty(context.state)  # what it left elsewhere is damaged: nothing there is gone on from
+        shutil.rmtree(result, ignore_errors=True)
         made = {name: partial / FILE_NAMES.get(name, name) for name in stage.names(stage.outputs)}
         for name, path in made.items():
             (path.parent if name in FILE_NAMES else path).mkdir(parents=True, exist_ok=True)
+        context = dataclasses.replace(context, known=known)
         work = functools.partial(stage.run, settings, inputs, stage.outputs(**made), context)
         if apart and stage.place is not None:
             run_apart(work, Tries(stage.name, functools.partial(stage.place, context.state)))
@@ -182,7 +209,27 @@ def _make(
                     | identity
                     | {"files": files, "versions": versions(), "image": image()},
                 )
-        write_json(partial / MANIFEST, {"schema": "srpo.result/1", "key": key} | identity)
+                contents += [file | {"path": f"{name}/{file['path']}"} for file in [*files, of_file(path / MANIFEST)]]
+            else:
+                contents.append(of_file(path))
+        for file in contents:
+            known.learn(partial / file["path"], file["sha256"])
+        write_json(partial / MANIFEST, {"schema": "srpo.result/1", "key": key} | identity | {"files": contents})
+
+
+def _is_damaged(intact: Callable[..., str], *arguments: Any) -> bool:
+    try:
+        return bool(intact(*arguments))
+    except (OSError, ValueError, KeyError, TypeError, InputError):  # the result itself cannot be read any more
+        return True
+
+
+def _empty(state: Path) -> None:
+    for path in state.iterdir() if state.is_dir() else ():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LEASE:
+            path.unlink()
 
 
 def keep_finite(stage: str, path: Path) -> None:
@@ -247,19 +294,44 @@ def read_manifest(artifact: Path) -> dict[str, Any]:
     raise InputError(f"{artifact} is not a finished artifact: it must be a folder with a {MANIFEST} that a stage wrote")
 
 
-def _input_key(name: str, value: Path | Sequence[Path]) -> str | list[str]:
+def _of_inputs(value: Path | tuple[Path, ...], what: Callable[[dict[str, Any]], str]) -> str | list[str]:
+    """Something of the manifest of an input, or of each where it is several."""
+    return what(read_manifest(value)) if isinstance(value, Path) else [what(read_manifest(path)) for path in value]
+
+
+def _check_input(name: str, value: Path | tuple[Path, ...], workspace: Path) -> None:
+    """What a stage takes from an earlier one is, by its hash, what that one wrote.
+
+    Raises:
+        InputError: a file is missing, cut or other than it was.
+    """
+    for folder in (value,) if isinstance(value, Path) else value:
+        manifest = read_manifest(folder)
+        with known_hashes(memory_of(workspace, manifest["stage"], manifest["key"])) as known:
+            for path in known.damaged(folder, manifest["files"]):
+                raise InputError(
+                    f"input {name}: {folder / path} is missing, cut or not what {manifest['stage']} wrote: "
+                    f"run it again, and {manifest['stage']} makes it anew"
+                )
+
+
+def _as_path(value: Path | Sequence[Path], workspace: Path) -> Path | tuple[Path, ...]:
     if isinstance(value, (str, Path)):
-        manifest = read_manifest(Path(value))
-        for file in manifest["files"]:
-            path = Path(value) / file["path"]
-            if not path.is_file() or path.stat().st_size != file["size"]:
-                raise InputError(f"input {name}: {path} is missing or cut; {file['size']} bytes were written")
-        return str(manifest["key"])
-    return [str(_input_key(name, path)) for path in value]
+        return whole_artifact(Path(value), workspace)
+    return tuple(whole_artifact(Path(path), workspace) for path in value)
 
 
-def _as_path(value: Path | Sequence[Path]) -> Path | tuple[Path, ...]:
-    return Path(value) if isinstance(value, (str, Path)) else tuple(Path(path) for path in value)
+def whole_artifact(artifact: Path, workspace: Path) -> Path:
+    """The folder that has all files of an artifact: itself, or its stage's result, where some of them have stayed.
+
+    Raises:
+        InputError: the folder is missing, or no stage of this project finished it.
+    """
+    manifest = read_manifest(artifact)
+    if all((artifact / file["path"]).exists() for file in manifest["files"]):
+        return artifact
+    stands = workspace / "stages" / manifest["stage"] / manifest["key"] / manifest["artifact"]
+    return stands if stands.is_dir() else artifact
 
 
 def _fail(stage: str, message: str, code: int) -> NoReturn:

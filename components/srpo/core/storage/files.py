@@ -30,10 +30,12 @@ def list_files(folder: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: a link leads out of the folder, or something in it is no file (``srpo.core.storage.walk``).
     """
-    return [
-        {"path": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "sha256": sha256_of(path)}
-        for path in sorted(files_below(folder))
-    ]
+    return [of_file(path) | {"path": path.relative_to(folder).as_posix()} for path in sorted(files_below(folder))]
+
+
+def of_file(path: Path) -> dict[str, Any]:
+    """``{"path", "size", "sha256"}`` of one file, by its name."""
+    return {"path": path.name, "size": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def digest_of(value: Any) -> str:
@@ -74,10 +76,11 @@ def appearing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def link_tree(source: Path, destination: Path) -> None:
+def link_tree(source: Path, destination: Path, leave_out: tuple[str, ...] = ()) -> None:
     """Make ``destination`` hold the files of ``source``: hard links where the file system allows, else copies.
 
-    Only for files that nobody writes again (published results); ``destination`` must not exist.
+    Files and folders that are called as one of ``leave_out`` are not taken. Only for files that nobody writes again
+    (published results); ``destination`` must not exist.
     """
 
     def link(origin: str, target: str) -> None:
@@ -87,7 +90,7 @@ def link_tree(source: Path, destination: Path) -> None:
             shutil.copy2(origin, target)
 
     if source.is_dir():
-        shutil.copytree(source, destination, copy_function=link)
+        shutil.copytree(source, destination, copy_function=link, ignore=shutil.ignore_patterns(*leave_out))
     else:
         destination.parent.mkdir(parents=True, exist_ok=True)
         link(str(source), str(destination))

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from srpo.core.contracts.errors import InputError
-from srpo.core.storage.files import digest_of, list_files, write_json
+from srpo.core.storage.files import digest_of, write_json
+from srpo.core.storage.known_hashes import KnownHashes, known_hashes, memory_of
+from srpo.core.storage.walk import files_below
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,9 +40,14 @@ class ModelEntry:
         return Path(self.path)
 
 
-def folder_digest(folder: Path) -> str:
-    """The content hash of a model folder."""
-    return digest_of(list_files(folder))
+def folder_digest(folder: Path, known: KnownHashes | None = None) -> str:
+    """The content hash of a model folder; with ``known`` a file is read once, while nobody writes it."""
+    hashes = known or KnownHashes({})
+    files = [
+        {"path": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "sha256": hashes.sha256(path)}
+        for path in sorted(files_below(folder))
+    ]
+    return digest_of(files)
 
 
 def write_models(artifact: Path, models: dict[str, ModelEntry | None]) -> None:
@@ -52,23 +59,37 @@ def read_models(artifact: Path, workspace: Path) -> dict[str, ModelEntry | None]
     """The models of a run by role, with absolute paths.
 
     Raises:
-        InputError: the artifact is not one of `fetch_base`, or a model is gone from the workspace.
+        InputError: the artifact is not one of `fetch_base`, or a model is gone from the workspace or damaged there.
     """
     try:
         stored: dict[str, Any] = json.loads((artifact / "models.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise InputError(f"{artifact} holds no models.json: it must be the output of fetch_base") from None
     models: dict[str, ModelEntry | None] = {}
-    for role, values in stored.items():
-        if values is None:
-            models[role] = None
-            continue
-        folder = workspace / values["path"]
-        if not folder.is_dir():
-            raise InputError(f"model {values['name']!r} is not in the cache at {folder}: run fetch_base again")
-        words = {name: tuple(values[name]) for name in ("positive_words", "negative_words")}
-        models[role] = ModelEntry(**values | words | {"path": str(folder)})
+    with known_hashes(memory_of(workspace, "fetch_base", _key_of(artifact))) as known:
+        for role, values in stored.items():
+            models[role] = values and _read(values, workspace, known)
     return models
+
+
+def _key_of(artifact: Path) -> str:
+    """The key of the result that the artifact is of; "unknown" for one that a person put together."""
+    try:
+        return str(json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown"
+
+
+def _read(values: dict[str, Any], workspace: Path, known: KnownHashes) -> ModelEntry:
+    folder = workspace / values["path"]
+    if not folder.is_dir():
+        raise InputError(f"model {values['name']!r} is not in the cache at {folder}: run fetch_base again")
+    if folder_digest(folder, known) != values["digest"]:
+        raise InputError(
+            f"model {values['name']!r} at {folder} is not what was fetched: run it again, and fetch_base mends it"
+        )
+    words = {name: tuple(values[name]) for name in ("positive_words", "negative_words")}
+    return ModelEntry(**values | words | {"path": str(folder)})
 
 
 def reward_roles(models: dict[str, ModelEntry | None]) -> list[str]:
