@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 import yaml
-from containers import Engine, executor_input
+from containers import BASE, Engine, executor_input
 
 pytestmark = pytest.mark.real
 
@@ -162,3 +163,16 @@ def test_the_gpu_image_can_start_several_nodes(engine, gpu):
         "print(TrainJob(Configuration(), 'team', 'job', Path('/tmp')).trainer.backend.namespace)"
     )
     assert engine.run(gpu, "python3", "-c", code).split() == ["team"]
+
+
+def test_no_process_of_a_pod_outlives_its_first_one(engine, tmp_path):
+    """Kubeflow's launcher is the first: what left its group and ignores SIGTERM ends with it too, unsaved.
+
+    So only checkpoints that were made before count there (docs/training.md).
+    """
+    saving = f"trap '' TERM; echo begun > {tmp_path}/begun; sleep 2; echo saved > {tmp_path}/saved"
+    tmp_path.chmod(0o777)
+    engine.run(BASE, "sh", "-c", f'setsid sh -c "{saving}" & sleep 1; exit 0', shared=tmp_path)
+    time.sleep(3)
+    assert (tmp_path / "begun").exists()
+    assert not (tmp_path / "saved").exists()

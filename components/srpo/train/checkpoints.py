@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,25 @@ FACTS = "facts.json"
 FREE = {"steps", "device", "processes", "micro_batch_size", "gradient_checkpointing", "checkpoint_every"}
 FREE |= {"keep_checkpoints", "nonfinite_limit", "trackers"}
 FREE |= {field.name for field in dataclasses.fields(Config) if field.metadata.get("place")}
+
+
+class Clock:
+    """Says when the last checkpoint is too long ago: a pod that is killed at once has nothing but what was saved."""
+
+    def __init__(self, minutes: float, device: torch.device) -> None:
+        self.minutes, self.device, self.last = minutes, device, time.monotonic()
+
+    def restart(self) -> None:
+        """A checkpoint was begun."""
+        self.last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether one is due; all ranks ask at the same place and get the same answer. With 0 minutes none is asked."""
+        if not self.minutes:
+            return False
+        answer = torch.tensor(float(time.monotonic() - self.last >= 60 * self.minutes), device=self.device)
+        dist.all_reduce(answer, dist.ReduceOp.MAX)
+        return bool(answer.item())
 
 
 def save_checkpoint(

@@ -79,6 +79,7 @@ class Config:
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     gradient_checkpointing: Literal["auto", "always", "never"] = "auto"  # activations computed again: as memory demands
     checkpoint_every: int = 5
+    checkpoint_minutes: float = place(10.0)  # as well after so long without one, when a step ends; 0: by steps alone
     keep_checkpoints: int = 2
     nonfinite_limit: int = 3  # steps skipped for a loss or gradient that is not finite, before the run stops
     trackers: tuple[Tracker, ...] = ("tensorboard",)
@@ -120,6 +121,8 @@ class Config:
         for name in ("guidance", "true_guidance", "rollout_guidance"):
             require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "a number of at least 0")
         require(0 <= self.image_pairs < 1, "image_pairs", self.image_pairs, "a standard deviation in [0, 1)")
+        minutes = self.checkpoint_minutes
+        require(0 <= minutes < float("inf"), "checkpoint_minutes", minutes, "a number of at least 0")
         for name in ("clip_norm", "shift"):
             require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
         require(self.lora_rank >= 0, "lora_rank", self.lora_rank, "a whole number of at least 0")

@@ -27,6 +27,7 @@ from srpo.core.storage.files import write_json, write_text
 from srpo.train.background import room_for_copies, writing
 from srpo.train.batches import Latents, Texts
 from srpo.train.checkpoints import (
+    Clock,
     complete_checkpoints,
     load_checkpoint,
     newest_checkpoint,
@@ -141,7 +142,7 @@ def train(job: Job, config: Config) -> None:
         record_step = Recorder(config, state, records[:-1] if due(config, records[-1]) else records)
         progress = Progress("train") if rank == 0 else None
         own_rows = list(range(rank, config.batch_size, world))
-        saved = records[-1]["step"]
+        saved, clock = records[-1]["step"], Clock(config.checkpoint_minutes, device)
         saving = Stopwatch(device)
 
         def guard() -> None:
@@ -187,6 +188,7 @@ def train(job: Job, config: Config) -> None:
             nonlocal saved
             if records[-1]["step"] > saved:
                 saved = records[-1]["step"]
+                clock.restart()
                 facts = {"records": records, "config": dataclasses.asdict(config)}
                 with saving("saving"):
                     save_checkpoint(writer, state / f"step-{saved:06d}", transformer, optimizer, average, facts)
@@ -209,7 +211,7 @@ def train(job: Job, config: Config) -> None:
                 step, record = records[-1]["step"], records[-1]
                 if progress:
                     progress(step, config.steps, **{name: record[name] for name in ("loss", "grad_norm", "seconds")})
-                if step % config.checkpoint_every == 0 and not over():
+                if not over() and (step % config.checkpoint_every == 0 or clock.due()):
                     save()
         except Interrupted:  # the step or the reading under way is made again; what is finished is kept
             drop_gathered(transformer)

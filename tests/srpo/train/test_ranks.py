@@ -128,9 +128,18 @@ def job(tiny_run):
     return job_of(Config(), inputs, models, Path("unused"), tiny_run.workspace)
 
 
-@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGTERM])
-def test_an_interrupted_run_ends_like_one_that_was_not(tiny_run, one_rank, job, tmp_path, signal_):
-    config = TRAIN | ALWAYS | {"micro_batch_size": 2, "checkpoint_every": 1 if signal_ == signal.SIGKILL else 99}
+EVERY = {"checkpoint_every": 1}
+BY_TIME = {"checkpoint_every": 99, "checkpoint_minutes": 1e-6}
+NEVER = {"checkpoint_every": 99}
+
+
+@pytest.mark.parametrize(
+    ("signal_", "saving"),
+    [(signal.SIGKILL, EVERY), (signal.SIGKILL, BY_TIME), (signal.SIGTERM, NEVER)],
+    ids=["killed", "killed-by-time", "terminated"],
+)
+def test_an_interrupted_run_ends_like_one_that_was_not(tiny_run, one_rank, job, tmp_path, signal_, saving):
+    config = TRAIN | ALWAYS | {"micro_batch_size": 2} | saving
     process = launch(tmp_path, config, job)
     wait_for(lambda: lines(tmp_path) >= 2)  # the base's reading and one step
     os.killpg(process.pid, signal_)
