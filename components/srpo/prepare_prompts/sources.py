@@ -10,6 +10,7 @@ from srpo.core.contracts.errors import InputError
 from srpo.core.contracts.sources import split_weight
 from srpo.core.storage import s3
 from srpo.core.storage.files import digest_of, sha256_of
+from srpo.core.storage.walk import check_regular, files_below
 from srpo.prepare_prompts import formats
 from srpo.prepare_prompts.formats import COMPRESSIONS, SUFFIXES, Row, split_suffix
 
@@ -102,13 +103,14 @@ def _places(source: str) -> list[tuple[str, str]]:
 
 def _on_disk(source: str) -> list[tuple[str, str]]:
     path = Path(source)
-    if path.is_file():
+    if path.is_dir():
+        below = (file.relative_to(path) for file in files_below(path, hidden=False))
+        files = sorted(file for file in below if _suffix(file.name))
+        return [(str(Path(path.absolute().name, file)), str(path / file)) for file in files]
+    if path.exists():
+        check_regular(path.resolve(), ())
         _check_suffix(source)
         return [(path.name, source)]
-    if path.is_dir():
-        below = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
-        files = sorted(file for file in below if _suffix(file.name) and not _hidden(file))
-        return [(str(Path(path.absolute().name, file)), str(path / file)) for file in files]
     if any(mark in source for mark in GLOB):
         names = sorted(glob.glob(source, recursive=True))  # noqa: PTH207  (a Path has no glob of a whole path)
         return [(Path(name).name, name) for name in names if _suffix(name) and Path(name).is_file()]

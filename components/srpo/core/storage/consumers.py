@@ -169,7 +169,13 @@ def fetch(
 def _fetch_files(found: Found, staging: Path, heard: Counter) -> None:
     prefix = f"{found.folder}/" if found.folder else ""
 
+    stored = found.store.files(found.folder)
+
     def get(entry: dict[str, Any]) -> None:
+        there = stored.get(entry["path"])
+        if there is not None and there.size != entry["size"]:
+            said = f"{found.where}: {entry['path']!r} has {there.size} bytes"
+            raise InputError(f"{said}: it must have the {entry['size']} that the manifest states")
         path = inside(staging, entry["path"], found.where)
         if path.is_file() and path.stat().st_size == entry["size"] and sha256_of(path) == entry["sha256"]:
             heard(entry["size"])  # an earlier try had finished it

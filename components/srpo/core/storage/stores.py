@@ -22,6 +22,7 @@ from srpo.core.storage import s3
 from srpo.core.storage.files import BLOCK
 from srpo.core.storage.locations import destination_of
 from srpo.core.storage.upload import LeftOver, abort, left_overs, upload
+from srpo.core.storage.walk import check_regular
 
 INCOMING = ".incoming"
 LOCK = ".publishing.lock"  # not `.lock`: that is the run's own, and a run publishes into its own folder
@@ -108,7 +109,7 @@ class LocalStore:
 
     def read(self, name: str) -> bytes | None:
         try:
-            return self._path(name).read_bytes()
+            return self._regular(name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -145,12 +146,12 @@ class LocalStore:
         return sorted(path.name for path in top.iterdir() if path.is_dir()) if top.is_dir() else []
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        return _blocks(self._path(name), 0)
+        return _blocks(self._regular(name), 0)
 
     def fetch(self, name: str, path: Path, sha256: str, progress: Callable[[int], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{hashlib.sha256(path.name.encode()).hexdigest()[:12]}.download")
-        _copy(_blocks(self._path(name), 0), partial, self.where(name), sha256)
+        _copy(_blocks(self._regular(name), 0), partial, self.where(name), sha256)
         progress(partial.stat().st_size)
         os.replace(partial, path)
 
@@ -198,6 +199,14 @@ class LocalStore:
 
     def _path(self, name: str) -> Path:
         return self.folder.joinpath(*PurePosixPath(name).parts)
+
+    def _regular(self, name: str) -> Path:
+        """The file ``name`` to be read: one of this folder, and no link that leads elsewhere, no pipe, no device."""
+        path, root = self._path(name), self.folder.resolve()
+        target = path.resolve()
+        if not target.is_relative_to(root):
+            raise InputError(f"{path} leads to {target}: a file of {self.uri} must lie in it")
+        return check_regular(path, (root,)) if path.exists() else path
 
 
 class S3Store:
