@@ -91,6 +91,16 @@ def test_images_stay_where_they_were_made_and_no_artifact_carries_them(first):
     assert any("stages" not in table.parts for table in tables), "the tables are handed on"
 
 
+def test_every_page_says_what_it_may_do_and_the_key_is_its_owners(first):
+    pages = list(first.output.rglob("*.html"))
+    assert len(pages) > 8
+    for page in pages:
+        text = html.unescape(page.read_text())
+        assert text.count("Content-Security-Policy") == 1, page
+        assert "default-src 'none'" in text, page
+    assert {path.stat().st_mode & 0o077 for path in first.output.rglob("key.json")} == {0}
+
+
 def test_the_summary_says_what_came_of_it(first):
     summary = first.summary
     for side in ("before", "after", "delta"):

@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from srpo.core.reports.page import POLICY
 from srpo.core.storage.files import readable_size
 from srpo.core.storage.releases import Item
 from srpo.export.contents import Pair, shown
@@ -103,6 +104,7 @@ def release_report(
     """One self-contained HTML page: what was released, its gates, its files."""
     environment = _environment(escape=True)
     return environment.from_string((HERE / "report.html.j2").read_text(encoding="utf-8")).render(
+        policy=POLICY,
         release=release,
         uri=uri,
         items=sorted(items, key=lambda item: item.path),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jinja2
 
+from srpo.core.reports.page import POLICY
 from srpo.prepare_prompts.config import Config
 from srpo.prepare_prompts.formats import SPLITS
 from srpo.prepare_prompts.summary import Summary
@@ -21,6 +22,7 @@ def render(summary: Summary, config: Config, contents: dict[str, str]) -> str:
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        policy=POLICY,
         summary=summary,
         splits=[(split, TITLES[split]) for split in SPLITS if summary.splits[split]],
         rating_per_category=config.rating_per_category,

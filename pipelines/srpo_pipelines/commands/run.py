@@ -115,6 +115,7 @@ def put_out(result: Path, folder: Path) -> None:
     for file in (result / "key").glob("*.json"):
         if file.name != "manifest.json":
             with appearing(folder / RATING_KEY / file.name) as partial:
+                partial.touch(mode=0o600)
                 partial.write_bytes(file.read_bytes())
 
 

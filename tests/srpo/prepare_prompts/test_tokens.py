@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, CLIPTokenizer, Qwen2Tokenizer
 import srpo.tiny
 from srpo.core.backbones.pipelines import text_tokens
 from srpo.core.contracts.errors import InputError
-from srpo.core.storage.models import ModelEntry, write_models
+from srpo.core.storage.models import ModelEntry, folder_digest, write_models
 from srpo.prepare_prompts import tokens
 
 FLUX = Path(srpo.tiny.__file__).parent / "weights" / "flux"
@@ -49,7 +49,9 @@ def models(tmp_path):
     (tmp_path / "out" / "models").mkdir(parents=True)
     (tmp_path / "out" / "models" / "flux").symlink_to(FLUX)
     artifact = tmp_path / "models"
-    write_models(artifact, {"base": ModelEntry(name="tiny", path="models/flux", digest="", licence="")})
+    write_models(
+        artifact, {"base": ModelEntry(name="tiny", path="models/flux", digest=folder_digest(FLUX), licence="")}
+    )
     return artifact
 
 
@@ -84,7 +86,7 @@ def test_a_tokenizer_without_a_limit_has_that_of_its_encoder(tmp_path, file, lim
     assert [encoder.limit for encoder in tokens.load(folder)] == [places, tokens.NO_LIMIT]
     assert text_tokens(folder) == 512
     models = tmp_path / "models"
-    entry = ModelEntry(name="flux", path=str(folder), digest="", licence="Apache-2.0")
+    entry = ModelEntry(name="flux", path=str(folder), digest=folder_digest(folder), licence="Apache-2.0")
     write_models(models, {"base": entry, "judge": None})
     path = file("a.txt", "a red circle on a blue background\na red cross on a cyan background\na blue ring\n")
     rows, *_ = prepare(tmp_path / "out", path, "tiny", models=models)

@@ -12,7 +12,7 @@ from srpo.core.contracts.config import from_mapping
 from srpo.core.contracts.errors import InputError, cause, require
 from srpo.core.ratings.plan import Shown, plan
 from srpo.core.ratings.protocol import answers_of, dimensions_of
-from srpo.core.storage.files import write_json
+from srpo.core.storage.files import appearing
 
 KEY = "key.json"
 SCHEMA = "srpo.study/1"
@@ -86,8 +86,10 @@ class Study:
 
 
 def write_study(folder: Path, study: Study) -> None:
-    """Write the key into ``folder``."""
-    write_json(folder / KEY, dataclasses.asdict(study))
+    """Write the key into ``folder``, for its owner alone: who reads it rates blind no more."""
+    with appearing(folder / KEY) as partial:
+        partial.touch(mode=0o600)
+        partial.write_text(json.dumps(dataclasses.asdict(study), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_study(path: Path) -> Study:

@@ -21,12 +21,17 @@ text { fill: var(--soft); font-size: 11px; } img { image-rendering: pixelated; m
 """
 
 
+# What a page without a script may do: show its own style and pictures. A second wall behind the escaping.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
 def page(title: str, *parts: str) -> str:
     """A whole page; ``title`` is text, ``parts`` are HTML made by the functions below."""
     escaped = html.escape(title)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>{escaped}</title><style>{STYLE}</style></head>\n<body><h1>{escaped}</h1>\n"
         + "\n".join(parts)
         + "\n</body></html>\n"
