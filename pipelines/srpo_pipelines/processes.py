@@ -1,10 +1,15 @@
-"""A process and all that it starts, ended together."""
+"""A process and all that it starts, ended together.
+
+As a program (``processes.py NAME=value``) it waits until its standard input ends, and then kills what is so marked.
+"""
 
 import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 GRACE = 5.0  # seconds between asking and killing
@@ -30,6 +35,19 @@ def stop(process: "subprocess.Popen[str]", mark: str) -> None:
         process.wait()
 
 
+@contextlib.contextmanager
+def dying_with_us(mark: str) -> Iterator[None]:
+    """Within, all that is marked dies with this process, even when that is killed without a word (SIGKILL, no memory).
+
+    A small process in a session of its own reads a pipe whose other end is held here alone: it ends when we do.
+    """
+    command = [sys.executable, "-S", "-E", __file__, mark]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as watcher:
+        yield
+        assert watcher.stdin is not None
+        watcher.stdin.close()
+
+
 def _kill(mark: str) -> None:
     """Kill until none is left: a signal needs a moment to work, and one that starts a program shows no environment."""
     deadline, quiet = time.monotonic() + GRACE_KILLED, 0
@@ -50,3 +68,8 @@ def marked(mark: str) -> set[int]:
             if process.name.isdigit() and mark.encode() in (process / "environ").read_bytes().split(b"\0"):
                 found.add(int(process.name))
     return found
+
+
+if __name__ == "__main__":
+    sys.stdin.buffer.read()
+    _kill(sys.argv[1])

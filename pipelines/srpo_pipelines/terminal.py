@@ -65,6 +65,10 @@ class Terminal:
         self.bar.n = step
         self.bar.set_postfix_str(shown)
 
+    def say(self, text: str) -> None:
+        """A line of a stage that a person should see."""
+        self._line(f"      {text}")
+
     def close(self) -> None:
         """Leave the terminal clean."""
         self._close()

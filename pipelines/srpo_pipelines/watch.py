@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from srpo.configure.promotion import ALL_STAGES
 from srpo.core.execution.stage import RECORD_VARIABLE
 from srpo_pipelines.errors import Failed
-from srpo_pipelines.processes import stop
+from srpo_pipelines.processes import dying_with_us, stop
 from srpo_pipelines.terminal import Terminal
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -43,7 +43,11 @@ def run_package(package: Path, arguments: Mapping[str, Any], folder: Path, termi
     log, record = logs / f"{name}.log", logs / f"{name}.jsonl"
     record.write_text("")
     # KFP leaves a folder in the temporary directory for each task; a directory of its own is cleared with the run.
-    with tempfile.TemporaryDirectory(prefix="srpo-", ignore_cleanup_errors=True) as scratch:
+    mark = f"{RECORD_VARIABLE}={record}"
+    with (
+        tempfile.TemporaryDirectory(prefix="srpo-", ignore_cleanup_errors=True) as scratch,
+        dying_with_us(mark),
+    ):
         given = Path(scratch) / "arguments.json"
         given.write_text(json.dumps(arguments), encoding="utf-8")
         process = subprocess.Popen(
@@ -61,7 +65,7 @@ def run_package(package: Path, arguments: Mapping[str, Any], folder: Path, termi
         try:
             failed = watch.follow()
         finally:
-            stop(process, f"{RECORD_VARIABLE}={record}")
+            stop(process, mark)
             watch.drain()
             terminal.close()
     if failed or process.returncode:
@@ -89,6 +93,8 @@ class Watch:
             text = self.keep(line)
             if match := STARTED.search(text):
                 self.terminal.started(match[1].replace("-", "_"))
+            elif text.startswith("srpo: ") and " waiting" in text:
+                self.terminal.say(text)
             elif report := progress_of(text):
                 self.terminal.progress(report)
             for record in self.new_records():

@@ -137,6 +137,26 @@ def test_interrupt_ends_every_process_and_keeps_what_has_finished(project):
     assert ran(project) == {"train", "sample", "evaluate", "rating_page", "export"}
 
 
+def test_when_the_run_is_killed_all_that_it_started_dies_with_it(project):
+    """And the next one goes on at once, with nobody at work beside it."""
+    pids = project.folder / "pids"
+    wait = (
+        "import os, subprocess; child = subprocess.Popen(['sleep', '300'], start_new_session=True); "
+        f"Path({str(pids)!r}).write_text(f'{{os.getpid()}} {{child.pid}}'); time.sleep(300)"
+    )
+    project.edit("train", wait)
+    process = project.start("run", "--output", str(project.output), start_new_session=True)
+    wait_for(lambda: pids.is_file() and len(pids.read_text().split()) == 2, process)
+    process.kill()
+    process.wait()
+    for pid in pids.read_text().split():
+        assert gone(int(pid)), pid
+    train = project.folder / "package/srpo/train/run.py"
+    train.write_text(train.read_text().replace(wait, "pass"))
+    code, shown = project.run()
+    assert code == 0, shown
+
+
 def wait_for(condition, process: "subprocess.Popen[str]") -> None:
     for _ in range(600):
         if condition():

@@ -1,10 +1,14 @@
 """Leases: one holder, and a dead one is outlived, whatever its clock said."""
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
+from srpo.core.execution.alive import identity, is_gone
 from srpo.core.storage.lease import Lease, LeaseLostError, lease
 
 
@@ -38,6 +42,41 @@ def test_a_dead_holder_is_outlived(path, content):
         assert json.loads(path.read_bytes())["token"] == held.token
     assert heard, "nothing was said of the holder"
     assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_holder_of_this_machine_that_has_ended_is_known_at_once(path, end):
+    """Nobody waits here: the lifetime is a day."""
+    hold = f"""
+from pathlib import Path
+import time
+from srpo.core.execution.stage import end_in_order
+from srpo.core.storage.lease import lease
+end_in_order()
+with lease(Path({str(path)!r}), lifetime=86400):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        assert not is_gone(json.loads(path.read_bytes())["process"])
+        process.send_signal(end)
+        process.wait()
+    assert path.exists() == (end == signal.SIGKILL), "after SIGTERM it is given back"
+    with lease(path, lifetime=86400) as held:
+        held.check()
+
+
+def test_who_cannot_be_known_is_not_taken_for_dead():
+    own = identity()
+    assert own
+    assert not is_gone(own)
+    assert is_gone(own | {"started": "0"}), "the same id, used again"
+    assert is_gone(own | {"pid": 2**22 + 1})
+    for other in ({"boot": "another"}, {"ids": "pid:[1]"}, {"pid": "x"}):  # another machine, another container, damage
+        assert not is_gone(own | other)
+    assert not is_gone({})
+    assert not is_gone("text")
 
 
 def test_the_living_are_waited_for(path):

@@ -12,6 +12,8 @@ import json
 import math
 import os
 import shutil
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +28,7 @@ from srpo.core.execution.environment import take_own_names
 from srpo.core.execution.progress import Progress
 from srpo.core.storage.files import appearing, digest_of, link_tree, list_files, of_file, write_json
 from srpo.core.storage.known_hashes import KnownHashes, known_hashes, memory_of
-from srpo.core.storage.lease import lease
+from srpo.core.storage.lease import LIFETIME, lease
 
 MANIFEST = "manifest.json"
 LEASE = "lease"  # in the state folder
@@ -167,7 +169,8 @@ def _turn(stage: Stage, state: Path) -> contextlib.AbstractContextManager[object
     def waiting(holder: str) -> None:
         if holder not in told:
             told.add(holder)
-            print(f"srpo: {stage.name}: {holder} makes this very result: waiting for it", flush=True)
+            most = f"at most {LIFETIME:.0f} s once it shows no sign of life"
+            print(f"srpo: {stage.name}: {holder} makes this very result: waiting for it, {most}", flush=True)
 
     return lease(state / LEASE, waiting)
 
@@ -268,6 +271,7 @@ def execute_or_exit(
 ) -> Path:
     """:func:`execute` as the body of a container: one clear last line on failure; exit code 2 for bad input, else 1."""
     take_own_names()
+    end_in_order()
     try:
         return execute(stage, config, Path(workspace), inputs, outputs, apart=True)
     except InputError as error:
@@ -277,6 +281,16 @@ def execute_or_exit(
     except Exception as error:
         traceback.print_exc()
         _fail(stage.name, f"{type(error).__name__}: {error}", code=1)
+
+
+def end_in_order() -> None:
+    """From now on SIGTERM ends this process as an exception does: what is held is given back, children are told."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, end)
 
 
 def read_manifest(artifact: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 `link` and `rename`, so it works on NFS and across machines whose clocks differ.
 
 The holder rewrites a counter in its file while it works. Whoever waits reads the file (opening it makes NFS ask the
-server) and takes the lease over once the content has stood still for a lifetime by the waiter's own clock.
+server) and takes the lease over once the content has stood still for a lifetime by the waiter's own clock. A holder of
+this machine that has ended is known at once.
 
 A lease saves double work; it is not what keeps data whole. A holder that was stopped for longer than a lifetime may
 come back to find another one at work, so what is published under a lease must be verified and appear by one rename.
@@ -18,6 +19,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+from srpo.core.execution.alive import identity, is_gone
 
 LIFETIME = 60.0  # seconds without a sign of life after which a holder counts as dead
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -34,6 +38,7 @@ class Lease:
         self.path = path
         self.token = uuid.uuid4().hex
         self.beats = 0
+        self.process = identity()
         self.lost = False
         self._ended = threading.Event()
 
@@ -45,7 +50,8 @@ class Lease:
     def content(self) -> bytes:
         """What the file holds: who it is, and a counter that moves while they work; always of one length."""
         holder = f"{socket.gethostname()}, process {os.getpid()}"
-        return json.dumps({"token": self.token, "beats": f"{self.beats:012d}", "holder": holder}).encode()
+        content = {"token": self.token, "beats": f"{self.beats:012d}", "holder": holder, "process": self.process}
+        return json.dumps(content).encode()
 
     def beat(self) -> None:
         """Show a sign of life."""
@@ -106,7 +112,7 @@ def _acquire(held: Lease, waiting: Callable[[str], None], lifetime: float) -> No
             continue
         if seen != last:
             last, since = seen, time.monotonic()
-        elif time.monotonic() - since > lifetime:
+        if is_gone(_field(seen, "process")) or time.monotonic() - since > lifetime:
             _bury(held, seen)
             last = b""
             continue
@@ -160,16 +166,16 @@ def read(path: Path) -> bytes | None:
 
 def token_of(content: bytes) -> str:
     """Whose lease ``content`` is; "" where it cannot be read."""
-    return _field(content, "token")
+    return str(_field(content, "token") or "")
 
 
 def holder_of(content: bytes) -> str:
     """The holder in a reader's words."""
-    return _field(content, "holder") or "an unknown process"
+    return str(_field(content, "holder") or "an unknown process")
 
 
-def _field(content: bytes, name: str) -> str:
+def _field(content: bytes, name: str) -> Any:
     try:
-        return str(json.loads(content)[name])
+        return json.loads(content)[name]
     except (ValueError, KeyError, TypeError):
-        return ""
+        return None
