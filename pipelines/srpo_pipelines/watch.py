@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from srpo.configure.promotion import ALL_STAGES
+from srpo.core.execution import alive
 from srpo.core.execution.stage import RECORD_VARIABLE
+from srpo.core.storage.files import clear_left
 from srpo_pipelines.errors import Failed
 from srpo_pipelines.processes import dying_with_us, stop
 from srpo_pipelines.terminal import Terminal
@@ -44,8 +46,9 @@ def run_package(package: Path, arguments: Mapping[str, Any], folder: Path, termi
     record.write_text("")
     # KFP leaves a folder in the temporary directory for each task; a directory of its own is cleared with the run.
     mark = f"{RECORD_VARIABLE}={record}"
+    clear_left(Path(tempfile.gettempdir()), "srpo-run.*")
     with (
-        tempfile.TemporaryDirectory(prefix="srpo-", ignore_cleanup_errors=True) as scratch,
+        tempfile.TemporaryDirectory(prefix=f"srpo-run.{alive.mark()}.", ignore_cleanup_errors=True) as scratch,
         dying_with_us(mark),
     ):
         given = Path(scratch) / "arguments.json"

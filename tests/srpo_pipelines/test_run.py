@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -153,8 +154,13 @@ def test_when_the_run_is_killed_all_that_it_started_dies_with_it(project):
         assert gone(int(pid)), pid
     train = project.folder / "package/srpo/train/run.py"
     train.write_text(train.read_text().replace(wait, "pass"))
+    place = Path(tempfile.gettempdir())
+    left = [path for path in place.glob("srpo-run.*") if f"-{process.pid}-" in path.name]
+    assert left, "killed, it could not remove its own"
     code, shown = project.run()
     assert code == 0, shown
+    assert not any(path.exists() for path in left)
+    assert not list(project.output.glob("workspace/stages/*/.*.partial"))
 
 
 def wait_for(condition, process: "subprocess.Popen[str]") -> None:

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 
 from srpo.core.contracts.errors import InputError, require
 from srpo.core.execution import stage as stage_module
+from srpo.core.execution.alive import mark
 from srpo.core.execution.code import sources
 from srpo.core.execution.stage import RECORD_VARIABLE, Stage, execute, execute_or_exit, whole_artifact
 
@@ -123,6 +127,31 @@ def test_a_fingerprint_changes_the_key(tmp_path):
         source.write_text(content)
         execute(watching, {}, tmp_path, {}, {})
     assert RAN == ["say", "say"]
+
+
+def test_what_a_killed_try_left_is_removed_by_the_next_and_nobody_elses(tmp_path):
+    folder = tmp_path / "stages" / "export"
+    dead = subprocess.run(
+        [sys.executable, "-c", "from srpo.core.execution.alive import mark; print(mark())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    elsewhere, long_ago = "0123abcd-7-99", time.time() - 100_000
+    left = {
+        f".k.{dead}.1.partial": False,  # of a process of this machine that has ended
+        f".k.{mark()}.2.partial": True,  # of this one
+        f".k.{elsewhere}.3.partial": True,  # of another machine, just now
+        f".k.{elsewhere}.4.partial": False,  # of another machine, a day ago
+        ".k.5.partial": True,
+    }
+    for name in left:
+        (folder / name).mkdir(parents=True)
+        if ".4." in name:
+            os.utime(folder / name, (long_ago, long_ago))
+    execute(SAY, {}, tmp_path, {}, {})
+    assert {name: (folder / name).exists() for name in left} == left
+    assert [path.name for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def test_a_result_whose_outside_parts_are_gone_is_made_again(tmp_path):

@@ -1,9 +1,13 @@
 """Whether a process of this very machine is still there: by its id and by when it started, as ids are used again."""
 
+import hashlib
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
+
+DAY = 24 * 3600.0  # seconds
 
 
 def identity(pid: int | None = None) -> dict[str, Any]:
@@ -24,6 +28,31 @@ def identity(pid: int | None = None) -> dict[str, Any]:
         }
     except OSError:
         return {}
+
+
+def mark() -> str:
+    """A name of this process for what it makes and may leave when it is killed: machine, id, start."""
+    own = identity()
+    if not own:
+        return f"-{os.getpid()}-"
+    machine = hashlib.sha256(f"{own['boot']} {own['ids']}".encode()).hexdigest()[:8]
+    return f"{machine}-{own['pid']}-{own['started']}"
+
+
+def is_left(path: Path, marked: str) -> bool:
+    """Whether what bears the name ``marked`` in its own was left by a process that has ended.
+
+    One of this machine is looked for; what another machine has made, or nobody in particular, is left after a day.
+    """
+    machine, _, rest = marked.partition("-")
+    pid, _, started = rest.partition("-")
+    own = identity()
+    if own and pid.isdigit() and machine == mark().partition("-")[0]:
+        return is_gone(own | {"pid": int(pid), "started": started})
+    try:
+        return time.time() - path.lstat().st_mtime > DAY
+    except OSError:
+        return False
 
 
 def is_gone(other: Any) -> bool:

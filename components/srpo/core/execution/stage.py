@@ -26,7 +26,7 @@ from srpo.core.execution.again import Tries, run_apart
 from srpo.core.execution.code import code_digest, versions
 from srpo.core.execution.environment import take_own_names
 from srpo.core.execution.progress import Progress
-from srpo.core.storage.files import appearing, digest_of, link_tree, list_files, of_file, write_json
+from srpo.core.storage.files import appearing, clear_left, digest_of, link_tree, list_files, of_file, write_json
 from srpo.core.storage.known_hashes import KnownHashes, known_hashes, memory_of
 from srpo.core.storage.lease import LIFETIME, lease
 
@@ -186,6 +186,7 @@ def _make(
 ) -> None:
     """Run the stage into a folder that appears as ``result`` by one rename."""
     key, contents = result.name, []
+    clear_left(result.parent)
     with appearing(result) as partial, known_hashes(memory_of(context.workspace, stage.name, key)) as known:
         if result.is_dir() and stage.intact is not None and _is_damaged(stage.intact, result, context.workspace, known):
             _empty(context.state)  # what it left elsewhere is damaged: nothing there is gone on from

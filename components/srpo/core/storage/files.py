@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from srpo.core.execution.alive import is_left, mark
 from srpo.core.storage.walk import files_below
 
 BLOCK = 1 << 20
@@ -61,7 +62,7 @@ def appearing(path: Path) -> Iterator[Path]:
     When a folder of that name has appeared meanwhile (another process made the same thing), that one is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = path.with_name(f".{path.name}.{mark()}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield partial
         try:
@@ -74,6 +75,20 @@ def appearing(path: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
+
+
+def clear_left(folder: Path, pattern: str = ".*.partial") -> None:
+    """Remove what processes that have ended left half-written in ``folder``: killed, they could not do it themselves.
+
+    The names are those of :func:`appearing`, or end in a process's mark.
+    """
+    for path in folder.glob(pattern):
+        marks = [part for part in path.name.split(".") if part.count("-") == 2]
+        if is_left(path, marks[-1] if marks else ""):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def link_tree(source: Path, destination: Path, leave_out: tuple[str, ...] = ()) -> None:
