@@ -9,6 +9,7 @@ from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
+from srpo.core.contracts.config import load_yaml
 from srpo.core.contracts.errors import InputError, cause
 from srpo.core.storage.files import digest_of
 from srpo_pipelines.resources import images as installed_images
@@ -73,7 +74,7 @@ def read_images(path: Path) -> dict[str, str]:
 
     accepted = "the file of `skaffold build --file-output`, or a mapping with cpu and gpu"
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+        given = load_yaml(path.read_text(encoding="utf-8"))  # JSON is YAML
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--images {str(path)!r} cannot be read ({cause(error)}): it must be {accepted}") from None
     if isinstance(given, dict) and isinstance(given.get("builds"), list):

@@ -14,7 +14,7 @@ import yaml
 
 from srpo.configure.parameters import STAGES, Parameters
 from srpo.configure.run import run as configure
-from srpo.core.contracts.config import convert, describe, from_mapping, nearest
+from srpo.core.contracts.config import convert, describe, from_mapping, load_yaml, nearest
 from srpo.core.contracts.errors import InputError
 
 
@@ -106,9 +106,9 @@ def _value(raw: str, hint: Any, key: str) -> Any:
     if hint is str:
         return raw
     try:
-        value = yaml.safe_load(raw)
+        value = load_yaml(raw)
     except yaml.YAMLError:
-        raise InputError(f"--set {key} is {raw!r}: it is not valid YAML") from None
+        raise InputError(f"--set {key} is {raw[:100]!r}: it is not valid YAML, or nested too deep") from None
     if value is None and type(None) not in typing.get_args(hint) and key != "overrides":
         raise InputError(f"--set {key} is {raw!r}: it must be {describe(hint)}")  # as written: YAML reads '' as null
     return value

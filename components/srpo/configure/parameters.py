@@ -38,6 +38,8 @@ STAGES: dict[str, type[Any]] = {
 }
 
 
+# More than these nobody means: a slip is told before anything is made of it.
+MOST = {"steps": 10**6, "batch_size": 10**5, "resolution": 2**13, "gpus": 256, "num_nodes": 10**4}
 SHARDS = 131_072 // 512  # what Linux lets an argument have, by what an artifact's name, type and place take in it
 RESOURCE = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"  # a name of Kubernetes' for one
 
@@ -82,6 +84,8 @@ class Parameters:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "resolution"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
+        for name, most in MOST.items():
+            require(getattr(self, name) <= most, name, getattr(self, name), f"at most {most}")
         require(self.gpus >= 0, "gpus", self.gpus, "a whole number of at least 0")
         accepted = "a resource of nodes, as nvidia.com/gpu or nvidia.com/mig-3g.40gb"
         require(bool(re.fullmatch(RESOURCE, self.gpu_type)), "gpu_type", self.gpu_type, accepted)

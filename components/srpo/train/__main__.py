@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+from srpo.core.contracts.config import load_yaml
 from srpo.train.launcher import end_with_launcher
 
 EXAMPLE = """example train.yaml:
@@ -45,7 +46,7 @@ def main() -> None:
         return
     first = os.environ.get("RANK", "0") == "0"
     try:
-        settings = yaml.safe_load(arguments.config.read_text(encoding="utf-8"))
+        settings = load_yaml(arguments.config.read_text(encoding="utf-8"))
         job = workstation_job(settings, check=first)
     except (InputError, OSError, yaml.YAMLError) as error:
         print(f"srpo: train: {error}", flush=True)

@@ -50,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Check everything, compile, run, and say what came of it."""
     from srpo.core.storage.files import appearing, write_json
+    from srpo.core.storage.locations import destination_of
+    from srpo.core.storage.stores import probe
     from srpo_pipelines.settings import parameters
     from srpo_pipelines.summary import lines, summarise
     from srpo_pipelines.terminal import Terminal
@@ -64,6 +66,7 @@ def main(args: argparse.Namespace) -> None:
     require_here(values)
     folder = folder_for(folder)
     with alone_in(folder), interruptible():
+        probe(destination_of(values.destination))
         package = compile_package(folder / PACKAGE, dataclasses.asdict(parameters(args.recipe)))
         terminal = Terminal(list(STAGES), values.sample_shards)
         try:

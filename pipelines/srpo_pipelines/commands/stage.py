@@ -144,6 +144,9 @@ def _paths(given: dict[str, Any], names: list[str], what: str, needed: list[str]
     if missing:
         lacking = " and ".join(f"{what}.{name}" for name in missing)
         raise InputError(f"missing: {lacking}; each must be the folder that another stage wrote")
+    for name, value in given.items():
+        if not all(isinstance(one, str) and one for one in (value if isinstance(value, list) else [value])):
+            raise InputError(f"{what}.{name} is {value!r}: it must be a folder, or a list of folders")
     return {
         name: [Path(item).absolute() for item in value] if isinstance(value, list) else Path(value).absolute()
         for name, value in given.items()

@@ -17,6 +17,10 @@ from srpo.core.contracts.errors import InputError, cause
 T = TypeVar("T")
 
 
+DEEPEST = 64  # levels of a YAML file
+MOST = 2**53  # of whole numbers: Kubeflow passes them as doubles
+
+
 def place(default: Any) -> Any:
     """A setting that says where something is, or may be asked: another value makes no other result."""
     if isinstance(default, (dict, list)):
@@ -50,17 +54,36 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         raise InputError(f"{where}.{error}") from None
 
 
+def load_yaml(text: str) -> Any:
+    """What YAML says, of at most :data:`DEEPEST` levels: more of them is an attack or an accident.
+
+    Raises:
+        yaml.YAMLError: it is none, or is nested deeper.
+    """
+    import yaml  # here: settings are checked with this module, and `srpo --help` shall answer at once
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            depth += 1
+        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            depth -= 1
+        if depth > DEEPEST:
+            raise yaml.YAMLError(f"it is nested deeper than {DEEPEST} levels")
+    return yaml.safe_load(text)
+
+
 def read_mapping(path: Path, name: str, keys: typing.Iterable[str]) -> dict[str, Any]:
     """What the YAML file ``path`` holds; ``name`` is what messages call it, ``keys`` are those that it may have.
 
     Raises:
         InputError: it cannot be read, holds no mapping, or has another key.
     """
-    import yaml  # here: settings are checked with this module, and `srpo --help` shall answer at once
+    import yaml
 
     known = tuple(keys)
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{name} {str(path)!r} cannot be read as YAML: {cause(error)}") from None
     if not isinstance(given, dict):
@@ -107,6 +130,8 @@ def convert(value: Any, hint: Any, name: str) -> Any:
             return float(value)
         except ValueError:
             pass
+    elif hint is int and isinstance(value, (int, float)) and abs(value) > MOST:
+        raise InputError(f"{name} is {value!r}: it must be a whole number up to {MOST}, which a double holds exactly")
     elif hint is int and isinstance(value, float) and value.is_integer():  # KFP passes every number as a double
         return int(value)
     elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):

@@ -13,6 +13,7 @@ from srpo.core.contracts.schemas import RATINGS, read_table, write_table
 from srpo.core.ratings.plan import RATER, fnv1a
 from srpo.core.ratings.study import Rules, Study
 from srpo.core.storage.files import appearing
+from srpo.core.storage.walk import check_regular
 
 SCHEMA = "srpo.ratings/1"
 ABOUT = "srpo.study"  # what the table's metadata says of its study
@@ -144,6 +145,8 @@ def read_ratings(path: Path) -> tuple[list[dict[str, Any]], About]:
 
 def _read(path: Path) -> dict[str, Any]:
     accepted = "the file that the rating page saved"
+    if path.exists():
+        check_regular(path.resolve(), ())  # a pipe would be read for ever
     try:
         if path.stat().st_size > LONGEST:
             raise InputError(f"{path} is larger than {LONGEST >> 20} MB: it must be {accepted}")

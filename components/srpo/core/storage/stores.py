@@ -95,6 +95,22 @@ def open_store(destination: str | Path) -> Store:
     return LocalStore(place.absolute()) if isinstance(place, Path) else S3Store(place)
 
 
+def probe(destination: Path | str) -> None:
+    """Write a small file at a destination and remove it again: what cannot be published is known before the work.
+
+    Raises:
+        InputError: it is a file, may not be written, or its credentials do not fit.
+        StorageError: the store keeps failing.
+    """
+    store, name = open_store(destination), f"{INCOMING}/probe-{uuid.uuid4().hex}"
+    try:
+        store.write(name, b"")
+        store.remove([name])
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        accepted = "a folder that can be written, the name of one to make, or an s3:// address"
+        raise InputError(f"destination is {store.uri!r} ({error.strerror}): it must be {accepted}") from None
+
+
 class LocalStore:
     """A folder. Writers take turns by a lock on a file in it, which the kernel drops when a process dies."""
 
