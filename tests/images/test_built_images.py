@@ -106,10 +106,11 @@ def run_task(engine, image: str, run: Path, spec: dict, name: str, shared: Path,
 
 @pytest.fixture
 def bench(finished):
-    """A fresh workspace for the container, with the models and weights of the run but none of its results."""
+    """A fresh workspace for the container, with models, weights and images of the run but no other result."""
     shared = finished / "container"
     shutil.rmtree(shared, ignore_errors=True)
     shutil.copytree(finished / "workspace", shared / "workspace", ignore=shutil.ignore_patterns("stages"))
+    shutil.copytree(finished / "workspace/stages/sample", shared / "workspace/stages/sample")  # no artifact has images
     for place in [shared, *shared.rglob("*")]:
         place.chmod(0o777 if place.is_dir() else 0o666)
     spec, _ = yaml.safe_load_all((finished / "align.yaml").read_text())
