@@ -203,6 +203,7 @@ def test_another_number_of_shards_gives_the_same_release(first):
     assert {path: path.stat().st_mtime_ns for path in other.release.rglob("*")} == files
 
 
+@pytest.mark.real
 def test_without_a_learning_rate_there_is_no_effect_and_no_candidate(first):
     """The null run, under the gates of the demo; what does not depend on the rate is not done again."""
     move_channel(first.output, "candidate", first.release.name)

@@ -55,7 +55,7 @@ def one_rank(tiny_run):
     return train(tiny_run, "one", **ALWAYS, micro_batch_size=2)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.real)])
 def test_several_ranks_equal_one_that_accumulates(tiny_run, one_rank, ranks):
     one = one_rank if ranks == 2 else train(tiny_run, "six", **ALWAYS, batch_size=6, micro_batch_size=2)
     several = train(tiny_run, f"ranks-{ranks}", **ALWAYS, processes=ranks, batch_size=4 if ranks == 2 else 6)
@@ -135,7 +135,11 @@ NEVER = {"checkpoint_every": 99}
 
 @pytest.mark.parametrize(
     ("signal_", "saving"),
-    [(signal.SIGKILL, EVERY), (signal.SIGKILL, BY_TIME), (signal.SIGTERM, NEVER)],
+    [
+        (signal.SIGKILL, EVERY),
+        pytest.param(signal.SIGKILL, BY_TIME, marks=pytest.mark.real),
+        pytest.param(signal.SIGTERM, NEVER, marks=pytest.mark.real),
+    ],
     ids=["killed", "killed-by-time", "terminated"],
 )
 def test_an_interrupted_run_ends_like_one_that_was_not(tiny_run, one_rank, job, tmp_path, signal_, saving):
@@ -184,6 +188,7 @@ def is_torchrun(pid):
     return b"--nproc-per-node" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
+@pytest.mark.real
 def test_a_checkpoint_of_one_rank_resumes_on_two(tiny_run, one_rank, job, tmp_path):
     config = TRAIN | ALWAYS | {"micro_batch_size": 2}
     process = launch(tmp_path, config, job)
@@ -196,6 +201,7 @@ def test_a_checkpoint_of_one_rank_resumes_on_two(tiny_run, one_rank, job, tmp_pa
     assert all(torch.allclose(found[n].float(), expected[n].float(), rtol=2**-7, atol=1e-5) for n in expected)
 
 
+@pytest.mark.real
 def test_the_trainer_alone_on_a_workstation(tiny_run, one_rank, tmp_path):
     """`torchrun -m srpo.train --config` trains as the stage does, and refuses what it does not know."""
     settings = {
@@ -278,6 +284,7 @@ def test_steps_that_are_not_finite_are_skipped_and_end_the_run_with_the_cause(ti
         train(tiny_run, "nan", **ALWAYS, nonfinite_limit=2, learning_rate=1e30, steps=6)
 
 
+@pytest.mark.real
 def test_bfloat16_weights_are_trained_and_averaged(tiny_run):
     """No float32 master: what ships is the average, and it has moved by about what float32 masters move."""
     options = {"compute_dtype": "bfloat16", "learning_rate": 1e-3, "ema_decay": 0.5, "guard_every": 1}
