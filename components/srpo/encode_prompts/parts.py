@@ -62,9 +62,12 @@ def encode(job: Job, processes: int, progress: Callable[[int, int], Any]) -> Non
         progress(min((job.parts - len(job.missing())) * PART_ROWS, len(job.texts)), len(job.texts))
 
     drop_damaged(job)
-    processes = min(processes, len(job.missing()))
+    missing = job.missing()
+    processes = min(processes, len(missing))
     if processes > 1:
-        started = start_processes(work, (processes, job), processes, join=False, daemon=True, start_method="spawn")
+        # Shared out here: a process that starts late would count on the parts that the others have made by then.
+        shares = [missing[rank::processes] for rank in range(processes)]
+        started = start_processes(work, (job, shares), processes, join=False, daemon=True, start_method="spawn")
         try:
             while not started.join(timeout=1):
                 report()
@@ -73,7 +76,7 @@ def encode(job: Job, processes: int, progress: Callable[[int, int], Any]) -> Non
                 raise
             raise KilledError(f"a process that encodes was {killed_by(-error.exit_code)}") from None
     elif processes == 1:
-        work(0, 1, job, report)
+        work(0, job, [missing], report)
     if processes != 1:
         report()
 
@@ -89,15 +92,14 @@ def drop_damaged(job: Job) -> None:
             job.path(part).unlink()
 
 
-def work(rank: int, ranks: int, job: Job, report: Callable[[], None] = lambda: None) -> None:
-    """Make every ``ranks``-th missing part, from number ``rank`` on."""
-    own = job.missing()[rank::ranks]
-    if ranks > 1:
+def work(rank: int, job: Job, shares: list[list[int]], report: Callable[[], None] = lambda: None) -> None:
+    """Make the parts of the share of ``rank``."""
+    if len(shares) > 1:
         os.environ["LOCAL_RANK"] = str(rank)
     quiet()
     tokens = job.info.prompt_embeds_shape[0]
     encoder = load_text_encoder(job.base, find_device("auto"), DTYPES[job.info.dtype], tokens)
-    for part in own:
+    for part in shares[rank]:
         with appearing(job.path(part)) as partial:
             write_part(encoder, job.info, job.rows(part), partial)
         report()
